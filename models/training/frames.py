@@ -1,0 +1,369 @@
+"""Reference frames as flat arrays: what a potential is trained on and judged by.
+
+A `FrameSet` holds many structures of different sizes without padding and without objects: one array per
+quantity, the atoms of all frames one after the other. It is saved as a plain ``.npz`` (never pickled), and its
+sha256 depends on the content alone, so that a model card can name exactly what a potential has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Strings = NDArray[np.str_]
+
+FORMAT_VERSION = 1
+MAX_ATOMIC_NUMBER = 118
+# Beyond these a label is in other units (Hartree, kbar, gradient of a cell) or a failed calculation.
+MAX_FORCE_EV_PER_ANG = 1e3
+MAX_STRESS_EV_PER_ANG3 = 20.0  # 3200 GPa
+MAX_ENERGY_EV_PER_ATOM = 1e5
+MAX_POSITION_ANG = 1e4
+MIN_DISTANCE_ANG = 0.2
+
+
+class FrameError(ValueError):
+    """A frame that cannot be trained on; the message names its index."""
+
+
+class Frame(NamedTuple):
+    """One structure with its labels; arrays are views into the set it came from.
+
+    `numbers` (n_atoms,), `positions_ang` and `forces_ev_per_ang` (n_atoms, 3), `energy_ev` of the whole frame,
+    `cell_ang` (3, 3) with rows as vectors (zeros = no cell), `pbc` (3,), `stress_ev_per_ang3` (6,) in ASE's sign
+    and Voigt order xx, yy, zz, yz, xz, xy (NaN = no label).
+    """
+
+    numbers: Ints
+    positions_ang: Floats
+    forces_ev_per_ang: Floats
+    energy_ev: float
+    cell_ang: Floats
+    pbc: Bools
+    stress_ev_per_ang3: Floats
+    config_type: str
+    group: str
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSet:
+    """Labelled structures of one level of theory, as flat arrays.
+
+    Per atom, frames one after the other: `numbers` (n_total,), `positions_ang` (n_total, 3) in Å,
+    `forces_ev_per_ang` (n_total, 3). Per frame: `n_atoms` (n_frames,), `energy_ev` (n_frames,) of the whole
+    frame, `cell_ang` (n_frames, 3, 3) with rows as vectors (zeros = no cell), `pbc` (n_frames, 3),
+    `stress_ev_per_ang3` (n_frames, 6) in ASE's sign and Voigt order xx, yy, zz, yz, xz, xy (NaN rows = no
+    label), `config_type` (how the frame was made) and `group` (what must not be split between training and
+    test: a molecule's canonical SMILES, or a set of elements).
+
+    Shapes are checked when the set is made; values are checked by `validate`.
+    """
+
+    numbers: Ints
+    positions_ang: Floats
+    forces_ev_per_ang: Floats
+    n_atoms: Ints
+    energy_ev: Floats
+    cell_ang: Floats
+    pbc: Bools
+    stress_ev_per_ang3: Floats
+    config_type: Strings
+    group: Strings
+    level_of_theory: str
+
+    def __post_init__(self) -> None:
+        n_frames, n_total = len(self.n_atoms), int(np.sum(self.n_atoms))
+        wanted: dict[str, tuple[int, ...]] = {
+            "numbers": (n_total,),
+            "positions_ang": (n_total, 3),
+            "forces_ev_per_ang": (n_total, 3),
+            "n_atoms": (n_frames,),
+            "energy_ev": (n_frames,),
+            "cell_ang": (n_frames, 3, 3),
+            "pbc": (n_frames, 3),
+            "stress_ev_per_ang3": (n_frames, 6),
+            "config_type": (n_frames,),
+            "group": (n_frames,),
+        }
+        for name, shape in wanted.items():
+            got = getattr(self, name).shape
+            if got != shape:
+                raise FrameError(f"{name} must have shape {shape} for {n_frames} frames, got {got}")
+
+    # ---- size and access
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return len(self.n_atoms)
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    @property
+    def offsets(self) -> Ints:
+        """(n_frames + 1,) index of each frame's first atom; the last entry is the number of atoms."""
+        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.n_atoms)])
+
+    @property
+    def frame_idx(self) -> Ints:
+        """(n_total,) the frame each atom belongs to."""
+        return np.repeat(np.arange(self.n_frames, dtype=np.int64), self.n_atoms)
+
+    def frame(self, i: int) -> Frame:
+        """Frame `i` (negative counts from the end)."""
+        if not -self.n_frames <= i < self.n_frames:
+            raise IndexError(f"frame {i} of a set of {self.n_frames}")
+        i %= self.n_frames
+        start = int(np.sum(self.n_atoms[:i]))
+        atoms = slice(start, start + int(self.n_atoms[i]))
+        return self._frame(i, atoms)
+
+    def __iter__(self) -> Iterator[Frame]:
+        offsets = self.offsets
+        for i in range(self.n_frames):
+            yield self._frame(i, slice(int(offsets[i]), int(offsets[i + 1])))
+
+    def _frame(self, i: int, atoms: slice) -> Frame:
+        return Frame(
+            numbers=self.numbers[atoms],
+            positions_ang=self.positions_ang[atoms],
+            forces_ev_per_ang=self.forces_ev_per_ang[atoms],
+            energy_ev=float(self.energy_ev[i]),
+            cell_ang=self.cell_ang[i],
+            pbc=self.pbc[i],
+            stress_ev_per_ang3=self.stress_ev_per_ang3[i],
+            config_type=str(self.config_type[i]),
+            group=str(self.group[i]),
+        )
+
+    def select(self, indices: Sequence[int] | Ints | Bools) -> FrameSet:
+        """The frames at `indices`, in that order (or where a boolean mask of shape (n_frames,) is true)."""
+        picked = np.arange(self.n_frames, dtype=np.int64)[np.asarray(indices, dtype=_index_dtype(indices))]
+        offsets = self.offsets
+        atoms = np.concatenate(
+            [np.zeros(0, dtype=np.int64), *(np.arange(offsets[i], offsets[i + 1]) for i in picked)]
+        )
+        return FrameSet(
+            numbers=self.numbers[atoms],
+            positions_ang=self.positions_ang[atoms],
+            forces_ev_per_ang=self.forces_ev_per_ang[atoms],
+            n_atoms=self.n_atoms[picked],
+            energy_ev=self.energy_ev[picked],
+            cell_ang=self.cell_ang[picked],
+            pbc=self.pbc[picked],
+            stress_ev_per_ang3=self.stress_ev_per_ang3[picked],
+            config_type=self.config_type[picked],
+            group=self.group[picked],
+            level_of_theory=self.level_of_theory,
+        )
+
+    # ---- identity and files
+
+    def sha256(self) -> str:
+        """Digest of the content: the same for the same frames in the same order, however they were stored."""
+        digest = hashlib.sha256(f"equipot frames {FORMAT_VERSION}\n{self.level_of_theory}\n".encode())
+        for name, dtype in _ARRAYS.items():
+            array = getattr(self, name)
+            digest.update(f"{name} {array.shape}\n".encode())
+            if dtype is np.str_:
+                digest.update("\0".join(array.tolist()).encode())
+            else:
+                digest.update(np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an ``.npz``; readers see the old file or the whole new one, never a part."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        with temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                format_version=np.array(FORMAT_VERSION),
+                level_of_theory=np.array(self.level_of_theory),
+                **arrays,
+            )
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FrameSet:
+        """Read what `save` wrote. Raises FrameError when it is something else or of a newer format."""
+        with np.load(path, allow_pickle=False) as file:
+            missing = {*_ARRAYS, "format_version", "level_of_theory"} - set(file.files)
+            if missing:
+                raise FrameError(f"{path} is not a set of frames: it lacks {', '.join(sorted(missing))}")
+            version = int(file["format_version"])
+            if version != FORMAT_VERSION:
+                raise FrameError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}")
+            arrays = {name: file[name] for name in _ARRAYS}
+            return cls.from_arrays(arrays, level_of_theory=str(file["level_of_theory"]))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], level_of_theory: str) -> FrameSet:
+        """A set from anything array-like, converted to the types it is stored in."""
+        typed: dict[str, Any] = {name: np.asarray(arrays[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
+        return cls(**typed, level_of_theory=level_of_theory)
+
+    @classmethod
+    def from_frames(cls, frames: Sequence[Frame], level_of_theory: str) -> FrameSet:
+        """A set from single frames; an empty sequence gives an empty set."""
+        per_atom = {
+            "numbers": [f.numbers for f in frames],
+            "positions_ang": [np.reshape(f.positions_ang, (-1, 3)) for f in frames],
+            "forces_ev_per_ang": [np.reshape(f.forces_ev_per_ang, (-1, 3)) for f in frames],
+        }
+        empty = {"numbers": np.zeros(0), "positions_ang": np.zeros((0, 3)), "forces_ev_per_ang": np.zeros((0, 3))}
+        n = len(frames)
+        arrays: dict[str, Any] = {k: np.concatenate(v) if v else empty[k] for k, v in per_atom.items()}
+        arrays["n_atoms"] = [len(f.numbers) for f in frames]
+        arrays["energy_ev"] = [f.energy_ev for f in frames]
+        arrays["cell_ang"] = np.reshape([f.cell_ang for f in frames], (n, 3, 3))
+        arrays["pbc"] = np.reshape([f.pbc for f in frames], (n, 3))
+        arrays["stress_ev_per_ang3"] = np.reshape([f.stress_ev_per_ang3 for f in frames], (n, 6))
+        arrays["config_type"] = [f.config_type for f in frames]
+        arrays["group"] = [f.group for f in frames]
+        return cls.from_arrays(arrays, level_of_theory)
+
+    # ---- checks
+
+    def validate(self) -> FrameSet:
+        """Return the set if every value can be trained on, else raise FrameError naming the first bad frame.
+
+        Refused: empty frames, unknown atomic numbers, non-finite or absurd positions, forces, energies, cells or
+        stresses (other units, failed calculations), two atoms of a molecule at one place, periodic frames
+        without a cell, stress without a cell, exact copies of another frame.
+        """
+        offsets, owner = self.offsets, self.frame_idx
+        n_atoms = np.maximum(self.n_atoms, 1)
+
+        def refuse(bad: Bools, what: str) -> None:
+            if bad.any():
+                self._refuse(int(np.argmax(bad)), what)
+
+        def any_atom(bad: Bools) -> Bools:
+            frames = np.zeros(self.n_frames, dtype=np.bool_)
+            frames[owner[bad]] = True
+            return frames
+
+        refuse(self.n_atoms < 1, "has no atoms")
+        refuse(any_atom((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)), "has an impossible atomic number")
+        refuse(any_atom(~np.isfinite(self.positions_ang).all(axis=1)), "has a position that is not finite")
+        refuse(any_atom(np.abs(self.positions_ang).max(axis=1, initial=0) > MAX_POSITION_ANG),
+               f"has a position beyond {MAX_POSITION_ANG:g} Å")
+        refuse(any_atom(~np.isfinite(self.forces_ev_per_ang).all(axis=1)), "has a force that is not finite")
+        refuse(any_atom(np.abs(self.forces_ev_per_ang).max(axis=1, initial=0) > MAX_FORCE_EV_PER_ANG),
+               f"has a force above {MAX_FORCE_EV_PER_ANG:g} eV/Å; are the units right?")
+        refuse(~np.isfinite(self.energy_ev), "has an energy that is not finite")
+        refuse(np.abs(self.energy_ev) / n_atoms > MAX_ENERGY_EV_PER_ATOM,
+               f"has an energy above {MAX_ENERGY_EV_PER_ATOM:g} eV per atom; are the units right?")
+        self._validate_cells(refuse)
+        refuse(self.group == "", "has no group, so it cannot be kept out of a split")
+        seen: dict[bytes, int] = {}
+        for i in range(self.n_frames):
+            atoms = slice(int(offsets[i]), int(offsets[i + 1]))
+            positions = self.positions_ang[atoms]
+            if not self.pbc[i].any() and _closest_ang(positions) < MIN_DISTANCE_ANG:
+                self._refuse(i, f"has two atoms closer than {MIN_DISTANCE_ANG} Å")
+            content = self.numbers[atoms].tobytes() + positions.tobytes() + self.cell_ang[i].tobytes()
+            key = hashlib.sha256(content).digest()
+            if key in seen:
+                self._refuse(i, f"is an exact copy of frame {seen[key]}")
+            seen[key] = i
+        return self
+
+    def _validate_cells(self, refuse: Any) -> None:
+        has_cell = (self.cell_ang != 0).any(axis=(1, 2))
+        refuse(~np.isfinite(self.cell_ang).all(axis=(1, 2)), "has a cell that is not finite")
+        refuse(has_cell & (np.abs(np.linalg.det(self.cell_ang)) < 1e-3), "has a cell without volume")
+        refuse(self.pbc.any(axis=1) & ~has_cell, "is periodic but has no cell")
+        missing = np.isnan(self.stress_ev_per_ang3)
+        refuse(missing.any(axis=1) != missing.all(axis=1), "has a stress with some components missing")
+        labelled = ~missing.any(axis=1)
+        refuse(labelled & ~has_cell, "has a stress but no cell")
+        stress = np.where(missing, 0.0, self.stress_ev_per_ang3)
+        refuse(~np.isfinite(stress).all(axis=1), "has a stress that is not finite")
+        refuse(np.abs(stress).max(axis=1, initial=0) > MAX_STRESS_EV_PER_ANG3,
+               f"has a stress above {MAX_STRESS_EV_PER_ANG3:g} eV/Å³; are the units right?")
+
+    def _refuse(self, i: int, what: str) -> NoReturn:
+        raise FrameError(f"frame {i} ({self.group[i]}, {self.config_type[i]}) {what}")
+
+
+_ARRAYS: dict[str, type] = {
+    "numbers": np.int64,
+    "positions_ang": np.float64,
+    "forces_ev_per_ang": np.float64,
+    "n_atoms": np.int64,
+    "energy_ev": np.float64,
+    "cell_ang": np.float64,
+    "pbc": np.bool_,
+    "stress_ev_per_ang3": np.float64,
+    "config_type": np.str_,
+    "group": np.str_,
+}
+assert [f.name for f in fields(FrameSet)] == [*_ARRAYS, "level_of_theory"]
+
+
+def concatenate(sets: Sequence[FrameSet]) -> FrameSet:
+    """One set from several of the same level of theory, in the order given.
+
+    Raises FrameError for an empty sequence and for two levels of theory: their energies have different zeros.
+    """
+    if not sets:
+        raise FrameError("nothing to concatenate: give at least one set")
+    levels = sorted({s.level_of_theory for s in sets})
+    if len(levels) > 1:
+        raise FrameError(f"sets of different levels of theory cannot be one set: {', '.join(levels)}")
+    arrays = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
+    return FrameSet.from_arrays(arrays, levels[0])
+
+
+def minimum_distances_ang(frames: FrameSet) -> dict[tuple[int, int], float]:
+    """Smallest distance (Å) seen for each pair of atomic numbers (smaller first), periodic images included.
+
+    Images are searched in the 26 neighbouring cells, which finds the smallest distance of any cell that is not
+    extremely skewed.
+    """
+    smallest: dict[tuple[int, int], float] = {}
+    steps = np.array([(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)], dtype=np.float64)
+    for frame in frames:
+        allowed = steps[(np.abs(steps) <= frame.pbc).all(axis=1)]
+        positions, kinds = frame.positions_ang, np.unique(frame.numbers)
+        if frame.pbc.all():  # wrapped, so that the nearest image is a neighbouring one
+            scaled = np.linalg.solve(frame.cell_ang.T, positions.T).T
+            positions = (scaled - np.floor(scaled)) @ frame.cell_ang
+        difference = positions[None, :, None] + (allowed @ frame.cell_ang) - positions[:, None, None]
+        distance = np.linalg.norm(difference, axis=-1)
+        distance[distance < 1e-6] = np.inf
+        nearest = distance.min(axis=2)
+        for a in kinds:
+            for b in kinds[kinds >= a]:
+                found = float(nearest[np.ix_(frame.numbers == a, frame.numbers == b)].min())
+                pair = (int(a), int(b))
+                if np.isfinite(found):
+                    smallest[pair] = min(found, smallest.get(pair, np.inf))
+    return dict(sorted(smallest.items()))
+
+
+def _index_dtype(indices: Any) -> type:
+    return np.bool_ if np.asarray(indices).dtype == np.bool_ else np.int64
+
+
+def _closest_ang(positions_ang: Floats) -> float:
+    if len(positions_ang) < 2:
+        return float("inf")
+    distance = np.linalg.norm(positions_ang[:, None] - positions_ang[None], axis=-1)
+    return float(distance[np.triu_indices(len(distance), k=1)].min())

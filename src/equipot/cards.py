@@ -1,0 +1,163 @@
+"""The card of a potential and the registry of model names. No torch: the API reads this.
+
+A potential is two files beside each other: `NAME.safetensors` holds the weights and nothing else, `NAME.json` the
+card that says what they are. A model name is an alias (`organic`) or the full name (`organic-1`); records keep
+the full name and the sha256 of the weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from equipot.errors import InvalidWeightsError, UnknownModelError
+
+FORMAT_VERSION = 1
+MAX_CARD_BYTES = 1_000_000
+SHIPPED_WEIGHTS = Path(__file__).parent / "models" / "weights"
+MODEL_PATH_VARIABLE = "EQUIPOT_MODEL_PATH"
+
+
+class Card(BaseModel):
+    """Base of the parts of a card: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingData(Card):
+    """Where a potential learned from."""
+
+    description: str
+    source: str
+    licence: str
+    n_frames: int
+    sha256: dict[str, str]
+
+
+class TestError(Card):
+    """Errors on one named test set. Energies per atom, forces per component."""
+
+    test_set: str
+    n_frames: int
+    energy_mae_mev_per_atom: float
+    energy_rmse_mev_per_atom: float
+    force_mae_mev_per_ang: float
+    force_rmse_mev_per_ang: float
+    stress_mae_gpa: float | None = None
+
+
+class PotentialCard(Card):
+    """What a potential is: enough to build it, to trust it and to know where it ends."""
+
+    format_version: int
+    name: str
+    aliases: list[str] = []
+    description: str
+    elements: list[str]
+    cutoff_ang: float
+    level_of_theory: str
+    has_stress: bool
+    architecture: dict[str, Any]
+    n_parameters: int
+    energy_reference: str
+    isolated_atom_energies_ev: dict[str, float]
+    domain_threshold: float | None = None
+    training_data: TrainingData
+    training: dict[str, Any]
+    test_errors: list[TestError]
+    limits: list[str]
+    licence: str
+    weights_sha256: str
+
+    def summary(self) -> dict[str, Any]:
+        """What a list of models shows."""
+        chosen = (
+            "name aliases description elements cutoff_ang level_of_theory has_stress n_parameters limits licence".split()
+        )
+        return {"sha256": self.weights_sha256, **self.model_dump(include=set(chosen))}
+
+
+def read_card(path: Path) -> PotentialCard:
+    """The card at `path`.
+
+    Raises InvalidWeightsError if it is missing, too large, not a card, or of a format this version cannot read.
+    """
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise InvalidWeightsError(f"{path.name} is larger than a card can be ({MAX_CARD_BYTES} bytes).")
+        card = PotentialCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidWeightsError(f"The card {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidWeightsError(f"{path.name} is not the card of a potential: {where}: {first['msg']}.") from error
+    if card.format_version > FORMAT_VERSION:
+        raise InvalidWeightsError(
+            f"{path.name} has format {card.format_version}; this version reads up to {FORMAT_VERSION}.",
+            hint="Upgrade equipot.",
+        )
+    return card
+
+
+def checked_weights(card_path: Path, card: PotentialCard) -> bytes:
+    """The bytes of the weights beside a card, refused unless their sha256 is the one the card names."""
+    path = card_path.with_suffix(".safetensors")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidWeightsError(f"The weights {path} cannot be read: {error.strerror}.") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.weights_sha256:
+        raise InvalidWeightsError(
+            f"{path.name} is damaged or foreign: its sha256 is {digest[:12]}…, "
+            f"the card says {card.weights_sha256[:12]}….",
+            hint="Copy both files again from where they came.",
+        )
+    return data
+
+
+def registry() -> dict[str, tuple[Path, PotentialCard]]:
+    """Every registered potential by its full name: the shipped ones and those in EQUIPOT_MODEL_PATH."""
+    return dict(_registry(os.environ.get(MODEL_PATH_VARIABLE, "")))
+
+
+@lru_cache(maxsize=8)
+def _registry(model_path: str) -> tuple[tuple[str, tuple[Path, PotentialCard]], ...]:
+    folders = [Path(part) for part in model_path.split(os.pathsep) if part] + [SHIPPED_WEIGHTS]
+    found: dict[str, tuple[Path, PotentialCard]] = {}
+    for path in _card_paths(folders):
+        card = read_card(path)
+        found.setdefault(card.name, (path, card))
+    return tuple(found.items())
+
+
+def _card_paths(folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(folder.glob("*.json"))
+
+
+def find_model(name: str) -> tuple[Path, PotentialCard]:
+    """Path of the card and the card behind a model name or alias.
+
+    Raises UnknownModelError, suggesting the nearest name.
+    """
+    known = registry()
+    if name in known:
+        return known[name]
+    for path, card in known.values():
+        if name in card.aliases:
+            return path, card
+    names = sorted({*known, *(alias for _, card in known.values() for alias in card.aliases)})
+    near = difflib.get_close_matches(name, names, n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    raise UnknownModelError(
+        f"There is no model {name!r}.", pointer="/model", hint=f"{guess}Known: {', '.join(names) or 'none'}."
+    )

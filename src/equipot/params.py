@@ -1,0 +1,229 @@
+"""What a run can be asked to do: one definition for Python, the command line and HTTP.
+
+Every field says its unit in its name; `*_every` counts steps. Unknown fields are refused. The values are frozen:
+`resolved` gives a new object in which nothing is left to default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from equipot.errors import Culprit, InvalidParameterError
+
+JobKind = Literal["singlepoint", "relax", "md"]
+Dtype = Literal["float64", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+GuardPolicy = Literal["ignore", "warn", "stop"]
+
+TIMESTEP_WITH_HYDROGEN_FS = 0.5
+TIMESTEP_WITHOUT_HYDROGEN_FS = 2.0
+LARGEST_TIMESTEP_FS = 10.0
+
+
+class Params(BaseModel):
+    """Base of every parameter object: frozen, finite, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Guard(Params):
+    """A limit and what to do when a system crosses it."""
+
+    limit: float
+    policy: GuardPolicy = "stop"
+
+
+class Guards(Params):
+    """Limits watched while a system runs. Energies and forces that are not finite always stop a system."""
+
+    max_force_ev_per_ang: Guard | None = Field(None, description="largest force on any atom, eV/Å")
+    max_temperature_k: Guard | None = Field(None, description="kinetic temperature, K (md only)")
+    min_distance_ang: Guard | None = Field(None, description="smallest distance between two atoms, Å")
+    max_drift_ev_per_atom: Guard | None = Field(
+        None, description="change of the conserved quantity since the start, eV/atom (md only)"
+    )
+
+
+class SinglepointParams(Params):
+    """A single point has nothing to set."""
+
+    def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
+        """The same object: there is nothing to resolve."""
+        return self
+
+
+class RelaxParams(Params):
+    """How to relax: FIRE until the largest force on a free atom is below `fmax_ev_per_ang`."""
+
+    fmax_ev_per_ang: float = Field(0.05, gt=0, le=10, description="stop when every force is below this, eV/Å")
+    max_steps: int = Field(500, ge=0, le=1_000_000, description="give up after this many steps")
+    optimizer: Literal["fire"] = Field("fire", description="the minimiser")
+    max_step_ang: float = Field(0.2, gt=0, le=1, description="longest move of the whole system in one step, Å")
+    cell_filter: Literal["none"] = Field("none", description="what the cell may do: it stays fixed")
+    save_every: int = Field(1, ge=1, description="steps between saved frames")
+    checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
+    guards: Guards = Guards()
+
+    def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
+        """The same object: no default depends on the structures."""
+        return self
+
+
+class LangevinThermostat(Params):
+    """Langevin dynamics in the BAOAB splitting (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013)."""
+
+    type: Literal["langevin"] = "langevin"
+    friction_per_fs: float = Field(0.01, gt=0, le=10, description="friction γ, 1/fs")
+
+
+class MDParams(Params):
+    """How to run molecular dynamics. Give exactly one of `n_steps` and `duration_ps`."""
+
+    ensemble: Literal["nve", "nvt"] = Field("nvt", description="nve: velocity Verlet; nvt: with a thermostat")
+    timestep_fs: float | None = Field(
+        None, gt=0, description="time step, fs; if absent 0.5 when there is hydrogen, else 2"
+    )
+    n_steps: int | None = Field(None, ge=0, le=1_000_000_000, description="number of steps")
+    duration_ps: float | None = Field(None, ge=0, description="simulated time, ps, instead of n_steps")
+    temperature_k: float = Field(
+        300.0, ge=0, le=100_000, description="temperature, K; in nve it sets the start velocities only"
+    )
+    thermostat: LangevinThermostat | None = Field(None, description="nvt only; langevin if absent")
+    velocities: Literal["maxwell_boltzmann", "given", "zero"] = Field(
+        "maxwell_boltzmann", description="start velocities: drawn at temperature_k, those of the structure, or none"
+    )
+    remove_com: bool = Field(True, description="take out the drift of the centre of mass from the start velocities")
+    remove_rotation: bool = Field(False, description="take out the rotation too (not for periodic systems)")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
+        None, description="one integer for every system, or one for each; drawn and recorded if absent"
+    )
+    save_every: int = Field(100, ge=1, description="steps between saved frames")
+    thermo_every: int = Field(10, ge=1, description="steps between rows of the thermo table")
+    checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
+    allow_large_timestep: bool = Field(False, description=f"allow time steps above {LARGEST_TIMESTEP_FS:g} fs")
+    guards: Guards = Guards(max_force_ev_per_ang=Guard(limit=1000.0))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.n_steps is None) == (self.duration_ps is None):
+            raise ValueError("give exactly one of n_steps and duration_ps")
+        large = self.timestep_fs is not None and self.timestep_fs > LARGEST_TIMESTEP_FS
+        if large and not self.allow_large_timestep:
+            raise ValueError(
+                f"timestep_fs = {self.timestep_fs:g} is above {LARGEST_TIMESTEP_FS:g} fs; "
+                "set allow_large_timestep if that is meant"
+            )
+        if self.ensemble == "nve" and self.thermostat is not None:
+            raise ValueError("nve has no thermostat; leave it out or choose ensemble nvt")
+        return self
+
+    def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
+        """The parameters with every default filled in, for systems of these atomic numbers.
+
+        A seed is drawn here if none was given, so a resolved object describes one run exactly.
+        """
+        has_hydrogen = any(bool(np.any(z == 1)) for z in numbers)
+        timestep_fs = self.timestep_fs or (
+            TIMESTEP_WITH_HYDROGEN_FS if has_hydrogen else TIMESTEP_WITHOUT_HYDROGEN_FS
+        )
+        n_steps = self.n_steps
+        if n_steps is None:
+            assert self.duration_ps is not None
+            n_steps = round(self.duration_ps * 1000.0 / timestep_fs)
+        if isinstance(self.seed, list) and len(self.seed) != len(numbers):
+            raise InvalidParameterError(
+                f"seed has {len(self.seed)} entries for {len(numbers)} structures.",
+                pointer="/seed",
+                hint="Give one integer, or one for each structure.",
+            )
+        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        thermostat = self.thermostat or (LangevinThermostat() if self.ensemble == "nvt" else None)
+        return self.model_copy(
+            update={
+                "timestep_fs": timestep_fs,
+                "n_steps": n_steps,
+                "duration_ps": None,
+                "seed": seed,
+                "thermostat": thermostat,
+            }
+        )
+
+
+AnyParams = SinglepointParams | RelaxParams | MDParams
+PARAMS_OF_KIND: dict[str, type[SinglepointParams] | type[RelaxParams] | type[MDParams]] = {
+    "singlepoint": SinglepointParams,
+    "relax": RelaxParams,
+    "md": MDParams,
+}
+
+
+class JobFields(Params):
+    """What every job says beside its kind and parameters."""
+
+    model: str = Field("organic", min_length=1, max_length=100, description="a registry name, see /v1/models")
+    structures: list[dict[str, Any]] = Field(
+        min_length=1, max_length=10_000, description='structures as JSON, {"structure_id"} or {"format", "text"}'
+    )
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field([], max_length=32)
+    name: str = Field("", max_length=200)
+    priority: int = Field(0, ge=-10, le=10, description="larger goes first")
+    dtype: Dtype = "float64"
+    device: Device = "auto"
+    max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
+
+
+class SinglepointJob(JobFields):
+    kind: Literal["singlepoint"]
+    params: SinglepointParams = SinglepointParams()
+
+
+class RelaxJob(JobFields):
+    kind: Literal["relax"]
+    params: RelaxParams = RelaxParams()
+
+
+class MDJob(JobFields):
+    kind: Literal["md"]
+    params: MDParams
+
+
+JobRequest = Annotated[SinglepointJob | RelaxJob | MDJob, Field(discriminator="kind")]
+JOB_REQUEST: TypeAdapter[SinglepointJob | RelaxJob | MDJob] = TypeAdapter(JobRequest)
+
+
+def parse_params(kind: JobKind, given: Mapping[str, Any]) -> AnyParams:
+    """The parameters of a run of this kind.
+
+    Raises InvalidParameterError with a JSON pointer to each culprit.
+    """
+    try:
+        return PARAMS_OF_KIND[kind].model_validate(dict(given))
+    except ValidationError as error:
+        raise invalid_parameters(error, known=PARAMS_OF_KIND[kind]) from error
+
+
+def invalid_parameters(
+    error: ValidationError, known: type[BaseModel] | None = None, prefix: str = ""
+) -> InvalidParameterError:
+    """A pydantic error in our words: a pointer and a hint for each culprit, never the value itself."""
+    culprits = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        location = [part for part in item["loc"] if part not in ("singlepoint", "relax", "md", "function-after")]
+        pointer = prefix + "".join(f"/{part}" for part in location)
+        hint = ""
+        if item["type"] == "extra_forbidden" and known is not None:
+            hint = "Known here: " + ", ".join(known.model_fields) + "."
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown parameter {location[-1]!r}" if location else "unknown parameter"
+        culprits.append(Culprit(pointer, message, hint))
+    first = culprits[0]
+    where = first.pointer.lstrip("/").replace("/", ".")
+    detail = f"{where}: {first.message}" if where else first.message
+    if len(culprits) > 1:
+        detail += f" (and {len(culprits) - 1} more)"
+    return InvalidParameterError(detail, hint=first.hint, culprits=culprits)
