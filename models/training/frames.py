@@ -151,9 +151,7 @@ class FrameSet:
         """The frames at `indices`, in that order (or where a boolean mask of shape (n_frames,) is true)."""
         picked = np.arange(self.n_frames, dtype=np.int64)[np.asarray(indices, dtype=_index_dtype(indices))]
         offsets = self.offsets
-        atoms = np.concatenate(
-            [np.zeros(0, dtype=np.int64), *(np.arange(offsets[i], offsets[i + 1]) for i in picked)]
-        )
+        atoms = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(offsets[i], offsets[i + 1]) for i in picked)])
         return FrameSet(
             numbers=self.numbers[atoms],
             positions_ang=self.positions_ang[atoms],
@@ -220,14 +218,14 @@ class FrameSet:
     @classmethod
     def from_frames(cls, frames: Sequence[Frame], level_of_theory: str) -> FrameSet:
         """A set from single frames; an empty sequence gives an empty set."""
-        per_atom = {
+        per_atom: dict[str, list[Any]] = {
             "numbers": [f.numbers for f in frames],
             "positions_ang": [np.reshape(f.positions_ang, (-1, 3)) for f in frames],
             "forces_ev_per_ang": [np.reshape(f.forces_ev_per_ang, (-1, 3)) for f in frames],
         }
         empty = {"numbers": np.zeros(0), "positions_ang": np.zeros((0, 3)), "forces_ev_per_ang": np.zeros((0, 3))}
         n = len(frames)
-        arrays: dict[str, Any] = {k: np.concatenate(v) if v else empty[k] for k, v in per_atom.items()}
+        arrays: dict[str, Any] = {k: np.concatenate([empty[k], *v]) for k, v in per_atom.items()}
         arrays["n_atoms"] = [len(f.numbers) for f in frames]
         arrays["energy_ev"] = [f.energy_ev for f in frames]
         arrays["cell_ang"] = np.reshape([f.cell_ang for f in frames], (n, 3, 3))
@@ -253,7 +251,7 @@ class FrameSet:
             if bad.any():
                 self._refuse(int(np.argmax(bad)), what)
 
-        def any_atom(bad: Bools) -> Bools:
+        def any_atom(bad: Any) -> Bools:
             frames = np.zeros(self.n_frames, dtype=np.bool_)
             frames[owner[bad]] = True
             return frames
@@ -261,14 +259,20 @@ class FrameSet:
         refuse(self.n_atoms < 1, "has no atoms")
         refuse(any_atom((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)), "has an impossible atomic number")
         refuse(any_atom(~np.isfinite(self.positions_ang).all(axis=1)), "has a position that is not finite")
-        refuse(any_atom(np.abs(self.positions_ang).max(axis=1, initial=0) > MAX_POSITION_ANG),
-               f"has a position beyond {MAX_POSITION_ANG:g} Å")
+        refuse(
+            any_atom(np.abs(self.positions_ang).max(axis=1, initial=0) > MAX_POSITION_ANG),
+            f"has a position beyond {MAX_POSITION_ANG:g} Å",
+        )
         refuse(any_atom(~np.isfinite(self.forces_ev_per_ang).all(axis=1)), "has a force that is not finite")
-        refuse(any_atom(np.abs(self.forces_ev_per_ang).max(axis=1, initial=0) > MAX_FORCE_EV_PER_ANG),
-               f"has a force above {MAX_FORCE_EV_PER_ANG:g} eV/Å; are the units right?")
+        refuse(
+            any_atom(np.abs(self.forces_ev_per_ang).max(axis=1, initial=0) > MAX_FORCE_EV_PER_ANG),
+            f"has a force above {MAX_FORCE_EV_PER_ANG:g} eV/Å; are the units right?",
+        )
         refuse(~np.isfinite(self.energy_ev), "has an energy that is not finite")
-        refuse(np.abs(self.energy_ev) / n_atoms > MAX_ENERGY_EV_PER_ATOM,
-               f"has an energy above {MAX_ENERGY_EV_PER_ATOM:g} eV per atom; are the units right?")
+        refuse(
+            np.abs(self.energy_ev) / n_atoms > MAX_ENERGY_EV_PER_ATOM,
+            f"has an energy above {MAX_ENERGY_EV_PER_ATOM:g} eV per atom; are the units right?",
+        )
         self._validate_cells(refuse)
         refuse(self.group == "", "has no group, so it cannot be kept out of a split")
         seen: dict[bytes, int] = {}
@@ -295,8 +299,10 @@ class FrameSet:
         refuse(labelled & ~has_cell, "has a stress but no cell")
         stress = np.where(missing, 0.0, self.stress_ev_per_ang3)
         refuse(~np.isfinite(stress).all(axis=1), "has a stress that is not finite")
-        refuse(np.abs(stress).max(axis=1, initial=0) > MAX_STRESS_EV_PER_ANG3,
-               f"has a stress above {MAX_STRESS_EV_PER_ANG3:g} eV/Å³; are the units right?")
+        refuse(
+            np.abs(stress).max(axis=1, initial=0) > MAX_STRESS_EV_PER_ANG3,
+            f"has a stress above {MAX_STRESS_EV_PER_ANG3:g} eV/Å³; are the units right?",
+        )
 
     def _refuse(self, i: int, what: str) -> NoReturn:
         raise FrameError(f"frame {i} ({self.group[i]}, {self.config_type[i]}) {what}")

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import ase.io
 import numpy as np
 from ase.data import chemical_symbols
 
-from equipot.models.training.frames import Bools, Frame, FrameSet, concatenate, minimum_distances_ang
+from equipot.models.training.frames import Bools, Frame, FrameSet, Ints, concatenate, minimum_distances_ang
 
 ELEMENTS_LEVEL = "PBE (VASP, 520 eV)"
 MLEARN_ELEMENTS = ("Li", "Si", "Ni", "Cu", "Ge", "Mo")
@@ -49,7 +50,8 @@ def read_extxyz(path: Path, level_of_theory: str, prefix: str = "") -> FrameSet:
     `config_type` is the file's own, after `prefix`; frames flagged as symmetry-equivalent to a training frame get
     `DUPLICATE_SUFFIX`. `group` is the set of elements ("Mo-Ta"). Raises ValueError when no frame is labelled.
     """
-    text = lzma.open(path, "rt").read() if path.suffix == ".xz" else path.read_text()
+    raw = path.read_bytes()
+    text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
     frames = []
     for atoms in ase.io.read(io.StringIO(text), ":", format="extxyz"):
         results: dict[str, Any] = atoms.calc.results if atoms.calc is not None else {}
@@ -81,7 +83,7 @@ def elements_frames(data_dir: Path) -> Splits:
     """Training, validation and test frames of the `elements` potential, from a folder of reference sets.
 
     The published test files are the test set, unchanged. Validation is taken out of the published training files
-    by `validation_mask`. Molybdenum at constant pressure up to 6000 K (`extra_AIMD_NPT`) is outside the mlearn
+    by `validation_mask`, together with every symmetry-equivalent copy of what is taken. Molybdenum at constant pressure up to 6000 K (`extra_AIMD_NPT`) is outside the mlearn
     protocol, which this set follows, and is left out.
     """
     folders = [(f"mlearn_{e}", f"mlearn_{e}:") for e in MLEARN_ELEMENTS] + [("nbmotaw", "nbmotaw:")]
@@ -89,6 +91,8 @@ def elements_frames(data_dir: Path) -> Splits:
     test = concatenate([_read(data_dir, name, "test", prefix) for name, prefix in folders])
     train = train.select(first_of_each(train) & ~_copied(train, test))
     held_out = validation_mask(train.config_type.tolist())
+    twins = twin_classes(train)
+    held_out = np.isin(twins, twins[held_out])
     return Splits(train.select(~held_out).validate(), train.select(held_out).validate(), test)
 
 
@@ -131,6 +135,62 @@ def first_of_each(frames: FrameSet) -> Bools:
     return first
 
 
+def twin_classes(frames: FrameSet) -> Ints:
+    """(n_frames,) a number shared by frames that are the same structure up to symmetry.
+
+    Strained cells come in symmetry-equivalent copies. They are told by elements, size, energy (within 1 meV), and
+    a sum over all pairs of atoms within 5 Å that depends on distances and elements alone.
+    """
+    classes = np.arange(frames.n_frames, dtype=np.int64)
+    distance_sum = cache(lambda i: _distance_sum(frames.frame(i)))
+    order = np.lexsort((frames.energy_ev, frames.n_atoms, frames.group)).tolist()
+    for k, here in enumerate(order):
+        for before in reversed(order[:k]):
+            alike = frames.group[before] == frames.group[here] and frames.n_atoms[before] == frames.n_atoms[here]
+            if not alike or frames.energy_ev[here] - frames.energy_ev[before] > 1e-3:
+                break
+            if abs(distance_sum(before) - distance_sum(here)) < 1e-5 * distance_sum(here):
+                classes[here] = classes[before]
+                break
+    return classes
+
+
+def _distance_sum(frame: Frame, cutoff_ang: float = 5.0) -> float:
+    steps = np.array([(a, b, c) for a in range(-2, 3) for b in range(-2, 3) for c in range(-2, 3)])
+    images = frame.positions_ang[None] + (steps @ frame.cell_ang)[:, None]
+    distance = np.linalg.norm(images[None] - frame.positions_ang[:, None, None], axis=-1)
+    weight = np.where((distance < cutoff_ang) & (distance > 0.1), (1 - distance / cutoff_ang) ** 2, 0.0)
+    return float(np.einsum("i,isj,j->", frame.numbers, weight, frame.numbers) / len(frame.numbers))
+
+
+def free_atoms_ev(data_dir: Path, elements: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Energy of a free atom (eV), as half the energy of the most distant homonuclear pair in `diatomics_pbe`.
+
+    Per element: `energy_ev`, the distance `at_ang`, and the force left there, `residual_force_ev_per_ang` (zero
+    where the curve is flat). The curves are spin-polarised PBE with newer potentials than the `elements` sets:
+    good to about 0.1 eV, for a physical zero of energy and not for training on. Elements without a curve are
+    left out.
+    """
+    path = data_dir / "diatomics_pbe" / "curves.extxyz.xz"
+    if not path.exists():
+        return {}
+    curves = read_extxyz(path, "PBE (VASP, diatomics)")
+    found: dict[str, dict[str, float]] = {}
+    for element in elements:
+        members = np.flatnonzero(curves.config_type == f"diatomic_{element}-{element}")
+        if len(members) == 0:
+            continue
+        pairs = [curves.frame(int(i)) for i in members]
+        distances = [float(np.linalg.norm(p.positions_ang[1] - p.positions_ang[0])) for p in pairs]
+        farthest = pairs[int(np.argmax(distances))]
+        found[element] = {
+            "energy_ev": round(farthest.energy_ev / 2, 6),
+            "at_ang": round(max(distances), 3),
+            "residual_force_ev_per_ang": round(float(np.abs(farthest.forces_ev_per_ang).max()), 4),
+        }
+    return found
+
+
 def _copied(frames: FrameSet, others: FrameSet) -> Bools:
     """(n_frames,) true for frames that also stand in `others` exactly."""
     keys = {_key(frame) for frame in others}
@@ -159,11 +219,13 @@ def write_elements(data_dir: Path, out_dir: Path) -> dict[str, Any]:
             "config_types": dict(sorted(Counter(frames.config_type.tolist()).items())),
         }
     distances = minimum_distances_ang(splits.train)
+    elements = sorted({e for group in splits.train.group.tolist() for e in group.split("-")})
     manifest = {
         "format_version": 1,
         "level_of_theory": ELEMENTS_LEVEL,
         "sources": "mlearn (BSD-3), snap Nb-Mo-Ta-W (BSD-3), JARVIS/ALIGNN copies of Cu and Ni (public domain)",
         "splits": files,
+        "free_atoms_ev": free_atoms_ev(data_dir, elements),
         "minimum_distance_ang": {
             f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4) for (a, b), d in distances.items()
         },
