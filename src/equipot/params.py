@@ -22,6 +22,9 @@ GuardPolicy = Literal["ignore", "warn", "stop"]
 TIMESTEP_WITH_HYDROGEN_FS = 0.5
 TIMESTEP_WITHOUT_HYDROGEN_FS = 2.0
 LARGEST_TIMESTEP_FS = 10.0
+MOST_SYSTEMS_WITH_ALL_FRAMES = 16  # more keep their first and last frame unless `save_every` is given
+RELAX_SAVE_EVERY = 1
+MD_SAVE_EVERY = 100
 
 
 class Params(BaseModel):
@@ -64,13 +67,24 @@ class RelaxParams(Params):
     optimizer: Literal["fire"] = Field("fire", description="the minimiser")
     max_step_ang: float = Field(0.2, gt=0, le=1, description="longest move of the whole system in one step, Å")
     cell_filter: Literal["none"] = Field("none", description="what the cell may do: it stays fixed")
-    save_every: int = Field(1, ge=1, description="steps between saved frames")
+    save_every: int | None = Field(
+        None,
+        ge=1,
+        description=f"steps between saved frames beside the first and the last; if absent {RELAX_SAVE_EVERY}, "
+        f"or none between them for more than {MOST_SYSTEMS_WITH_ALL_FRAMES} systems",
+    )
     checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
     guards: Guards = Guards()
 
     def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
-        """The same object: no default depends on the structures."""
-        return self
+        """The parameters with every default filled in, for a job of systems of these atomic numbers."""
+        save_every = self.save_every or _save_every(RELAX_SAVE_EVERY, self.max_steps, len(numbers))
+        return self.model_copy(update={"save_every": save_every})
+
+
+def _save_every(default: int, n_steps: int, n_systems: int) -> int:
+    """A job of many systems keeps first and last frames only: nobody looks at the rest, and they fill disks."""
+    return default if n_systems <= MOST_SYSTEMS_WITH_ALL_FRAMES else max(1, n_steps)
 
 
 class LangevinThermostat(Params):
@@ -101,7 +115,12 @@ class MDParams(Params):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
         None, description="one integer for every system, or one for each; drawn and recorded if absent"
     )
-    save_every: int = Field(100, ge=1, description="steps between saved frames")
+    save_every: int | None = Field(
+        None,
+        ge=1,
+        description=f"steps between saved frames beside the first and the last; if absent {MD_SAVE_EVERY}, "
+        f"or none between them for more than {MOST_SYSTEMS_WITH_ALL_FRAMES} systems",
+    )
     thermo_every: int = Field(10, ge=1, description="steps between rows of the thermo table")
     checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
     allow_large_timestep: bool = Field(False, description=f"allow time steps above {LARGEST_TIMESTEP_FS:g} fs")
@@ -127,9 +146,7 @@ class MDParams(Params):
         A seed is drawn here if none was given, so a resolved object describes one run exactly.
         """
         has_hydrogen = any(bool(np.any(z == 1)) for z in numbers)
-        timestep_fs = self.timestep_fs or (
-            TIMESTEP_WITH_HYDROGEN_FS if has_hydrogen else TIMESTEP_WITHOUT_HYDROGEN_FS
-        )
+        timestep_fs = self.timestep_fs or (TIMESTEP_WITH_HYDROGEN_FS if has_hydrogen else TIMESTEP_WITHOUT_HYDROGEN_FS)
         n_steps = self.n_steps
         if n_steps is None:
             assert self.duration_ps is not None
@@ -149,6 +166,7 @@ class MDParams(Params):
                 "duration_ps": None,
                 "seed": seed,
                 "thermostat": thermostat,
+                "save_every": self.save_every or _save_every(MD_SAVE_EVERY, n_steps, len(numbers)),
             }
         )
 
