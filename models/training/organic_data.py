@@ -18,6 +18,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from equipot.models.training.frames import Floats, Frame, FrameSet, Ints, concat
 from equipot.models.training.molecules import molecule_list, split_of
 
 LEVEL = "GFN2-xTB"
-HARTREE_EV, BOHR_ANG = 27.211386245988, 0.529177210903  # CODATA 2018
+HARTREE_EV, BOHR_ANG = 27.211386245988, 0.529177210903  # CODATA 2018, which tblite counts in
 BOLTZMANN_EV_PER_K = 8.617333262e-5
 ACCELERATION = 9.648533212e-3  # (eV/Å)/u in Å/fs²
 MASSES_U = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999}
@@ -613,22 +614,15 @@ def generate(settings: Settings, out_dir: Path, processes: int = 1, show_progres
     return merge(settings, out_dir, wall_s=time.perf_counter() - start)
 
 
-class _progress:  # noqa: N801
-    """A progress bar, or nothing: a context that gives `advance(done, total)`."""
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, if `shown`; gives `advance(done, total)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    def __init__(self, shown: bool) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress("shards", *columns, disable=not shown)
-        self._task = self._bar.add_task("shards")
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._bar.start()
-        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress("shards", *columns, disable=not shown) as bar:
+        task = bar.add_task("shards")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def merge(settings: Settings, out_dir: Path, wall_s: float = 0.0) -> dict[str, Any]:

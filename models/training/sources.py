@@ -83,8 +83,9 @@ def elements_frames(data_dir: Path) -> Splits:
     """Training, validation and test frames of the `elements` potential, from a folder of reference sets.
 
     The published test files are the test set, unchanged. Validation is taken out of the published training files
-    by `validation_mask`, together with every symmetry-equivalent copy of what is taken. Molybdenum at constant pressure up to 6000 K (`extra_AIMD_NPT`) is outside the mlearn
-    protocol, which this set follows, and is left out.
+    by `validation_mask`, together with every symmetry-equivalent copy of what is taken. Molybdenum at constant
+    pressure up to 6000 K (`extra_AIMD_NPT`) is outside the mlearn protocol, which this set follows, and is left
+    out.
     """
     folders = [(f"mlearn_{e}", f"mlearn_{e}:") for e in MLEARN_ELEMENTS] + [("nbmotaw", "nbmotaw:")]
     train = concatenate([_read(data_dir, name, "train", prefix) for name, prefix in folders])
