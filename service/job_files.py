@@ -1,0 +1,213 @@
+"""A job on disk. From these files everything in Redis can be rebuilt.
+
+jobs/JOB/request.json          what was asked, with all defaults resolved, and how it is cut into shards
+jobs/JOB/inputs/0000.json      the structures of a shard
+jobs/JOB/record.json           the job record, rewritten at each move
+jobs/JOB/attempts/0000.0001    one empty file for each attempt at a shard, created exclusively
+jobs/JOB/shards/0000/          the run directory of a shard (see equipot.simulation.run)
+jobs/JOB/results/0000.json     how a shard ended, created exclusively: its result is visible exactly once
+structures/ID.json             uploaded structures
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from equipot.errors import InvalidStructureError, JobNotFoundError
+from equipot.structure import Structure, structure_from_json
+
+FORMAT_VERSION = 1
+JOB_ID = re.compile(r"[0-9a-f]{22}")
+STRUCTURE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def new_job_id() -> str:
+    """A new id; later ids sort after earlier ones."""
+    return f"{time.time_ns() // 1_000_000:012x}{uuid4().hex[:10]}"
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
+    """Replace `path` as a whole: a reader sees the old text or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def create_exclusively(path: Path, text: str) -> bool:
+    """Make `path` appear complete, unless it exists already. Returns whether this call made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+class JobFiles:
+    """The directories of all jobs and the uploaded structures below `data_dir`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.jobs = data_dir.absolute() / "jobs"
+        self.structures = data_dir.absolute() / "structures"
+        self.jobs.mkdir(parents=True, exist_ok=True)
+        self.structures.mkdir(parents=True, exist_ok=True)
+
+    def job(self, job_id: str) -> Path:
+        """The directory of a job. Raises JobNotFoundError for what cannot be a job id."""
+        if not JOB_ID.fullmatch(job_id):
+            raise JobNotFoundError(f"There is no job {job_id[:40]!r}.", hint="GET /v1/jobs lists the jobs.")
+        return self.jobs / job_id
+
+    def shard(self, job_id: str, shard_idx: int) -> Path:
+        """The run directory of a shard."""
+        return self.job(job_id) / "shards" / f"{shard_idx:04d}"
+
+    def known(self) -> list[str]:
+        """The ids of all jobs on disk, oldest first."""
+        return sorted(
+            path.parent.name for path in self.jobs.glob("*/request.json") if JOB_ID.fullmatch(path.parent.name)
+        )
+
+    # -- what was asked
+
+    def write_request(self, job_id: str, request: dict[str, Any], inputs: list[list[Structure]]) -> None:
+        """Write a new job; the request goes last, so a job is there completely or not at all."""
+        folder = self.job(job_id)
+        (folder / "inputs").mkdir(parents=True)
+        for shard_idx, structures in enumerate(inputs):
+            text = json.dumps([structure.to_json() for structure in structures], separators=(",", ":"))
+            (folder / "inputs" / f"{shard_idx:04d}.json").write_text(text, "utf-8")
+        text = json.dumps({"format_version": FORMAT_VERSION, **request}, separators=(",", ":"))
+        write_atomically(folder / "request.json", text, durable=True)
+
+    def read_request(self, job_id: str) -> dict[str, Any]:
+        """What `write_request` wrote. Raises JobNotFoundError."""
+        try:
+            request: dict[str, Any] = json.loads((self.job(job_id) / "request.json").read_bytes())
+        except FileNotFoundError as error:
+            raise JobNotFoundError(f"There is no job {job_id!r}.", hint="It may have been deleted.") from error
+        return request
+
+    def read_inputs(self, job_id: str, shard_idx: int) -> list[Structure]:
+        """The structures of a shard."""
+        path = self.job(job_id) / "inputs" / f"{shard_idx:04d}.json"
+        return [structure_from_json(data) for data in json.loads(path.read_bytes())]
+
+    # -- what became of it
+
+    @contextmanager
+    def locked(self, job_id: str) -> Iterator[Path]:
+        """The job's directory while nobody else who asks for the lock rewrites its record."""
+        folder = self.job(job_id)
+        try:
+            handle = (folder / ".lock").open("w")
+        except FileNotFoundError as error:
+            raise JobNotFoundError(f"There is no job {job_id!r}.", hint="It may have been deleted.") from error
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield folder
+
+    def read_record(self, job_id: str) -> dict[str, Any] | None:
+        """The record as it was last written, or None."""
+        with suppress(FileNotFoundError, ValueError):
+            record: dict[str, Any] = json.loads((self.job(job_id) / "record.json").read_bytes())
+            return record
+        return None
+
+    def create_attempt(self, job_id: str, shard_idx: int, attempt: int) -> bool:
+        """Whether this call is the one that starts this attempt."""
+        path = self.job(job_id) / "attempts" / f"{shard_idx:04d}.{attempt:04d}"
+        path.parent.mkdir(exist_ok=True)
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            return False
+        return True
+
+    def last_attempt(self, job_id: str, shard_idx: int) -> int:
+        """The largest number of an attempt at a shard, 0 if there was none."""
+        found = (self.job(job_id) / "attempts").glob(f"{shard_idx:04d}.*")
+        return max((int(path.name.rpartition(".")[2]) for path in found), default=0)
+
+    def _result(self, job_id: str, shard_idx: int) -> Path:
+        return self.job(job_id) / "results" / f"{shard_idx:04d}.json"
+
+    def create_result(self, job_id: str, shard_idx: int, result: dict[str, Any]) -> bool:
+        """Whether this call made the result of the shard; there is only ever one."""
+        return create_exclusively(self._result(job_id, shard_idx), json.dumps(result))
+
+    def read_result(self, job_id: str, shard_idx: int) -> dict[str, Any] | None:
+        """How the shard ended, or None if it has not."""
+        with suppress(FileNotFoundError):
+            result: dict[str, Any] = json.loads(self._result(job_id, shard_idx).read_bytes())
+            return result
+        return None
+
+    def withdraw_result(self, job_id: str, shard_idx: int) -> None:
+        """Put aside the unsuccessful end of a shard that is to be resumed."""
+        path = self._result(job_id, shard_idx)
+        with suppress(FileNotFoundError):
+            path.rename(path.with_suffix(f".{time.time_ns()}.withdrawn"))
+
+    def system_results(self, job_id: str, shard_idx: int) -> dict[int, dict[str, Any]]:
+        """The results of the ended systems of a shard by index within the job; a half-written line is left out."""
+        results: dict[int, dict[str, Any]] = {}
+        with suppress(FileNotFoundError), (self.shard(job_id, shard_idx) / "results.jsonl").open("rb") as file:
+            for line in file:
+                with suppress(ValueError):
+                    result = json.loads(line)
+                    results[int(result["system_idx"])] = result
+        return results
+
+    def remove(self, job_id: str) -> None:
+        """Remove everything of a job, all at once for a reader."""
+        folder = self.job(job_id)
+        trash = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+        with suppress(FileNotFoundError):
+            folder.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    # -- uploaded structures
+
+    def put_structure(self, structure: Structure) -> str:
+        """Keep a structure; its id is the start of its sha256."""
+        structure_id = structure.sha256()[:32]
+        path = self.structures / f"{structure_id}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(structure.to_json(), separators=(",", ":")))
+        return structure_id
+
+    def get_structure(self, structure_id: str) -> Structure:
+        """A kept structure. Raises InvalidStructureError."""
+        try:
+            if not STRUCTURE_ID.fullmatch(structure_id):
+                raise FileNotFoundError
+            data = json.loads((self.structures / f"{structure_id}.json").read_bytes())
+        except FileNotFoundError as error:
+            raise InvalidStructureError(
+                f"There is no structure {structure_id[:40]!r}.",
+                pointer="/structure_id",
+                hint="POST /v1/structures uploads one and answers with its id.",
+            ) from error
+        return structure_from_json(data)
