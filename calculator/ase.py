@@ -72,6 +72,7 @@ class EquipotCalculator(Calculator):
         """Compute every property at once: they all come out of the same pass."""
         super().calculate(atoms, list(properties), list(system_changes))
         atoms = self.atoms
+        assert atoms is not None
         self._check(atoms)
         cell = np.array(atoms.cell.complete()) if atoms.pbc.any() else None
         graph = self._search.graph(atoms.numbers, atoms.positions, cell, tuple(atoms.pbc))
