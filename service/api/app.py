@@ -1,0 +1,69 @@
+"""The HTTP application: thin routes over the job store.
+
+It never imports torch, and ASE only inside the children that read files and for downloads in ASE's own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from equipot import __version__
+from equipot.service.api import problems
+from equipot.service.api.context import PROBLEMS, Services
+from equipot.service.api.metrics import Metrics
+from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
+from equipot.service.api.openapi import describe
+from equipot.service.api.routes import jobs, models, operations, pages, results, structures
+from equipot.service.api.sse import EventHub
+from equipot.service.api.uploads import FileReader
+from equipot.service.redis_server import connect
+from equipot.service.settings import Settings
+from equipot.service.store import JobStore
+
+DESCRIPTION = (
+    "Relaxes structures and runs molecular dynamics with a trained E(3)-equivariant potential. "
+    "Units stand in every name; unknown fields are refused; every error is a problem (RFC 9457) that says where and "
+    "what to do."
+)
+
+
+def create_app(settings: Settings | None = None, store: JobStore | None = None) -> FastAPI:
+    """The application. `settings.redis_url` must be set unless a `store` is given: the API starts no Redis."""
+    settings = settings or Settings()
+    store = store or _store(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.services.closing.set()
+
+    app = FastAPI(
+        title="equipot",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=PROBLEMS,
+    )
+    closing = asyncio.Event()
+    metrics = Metrics()
+    app.state.services = Services(settings, store, metrics, FileReader(), EventHub(store, closing), closing)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    for module in (jobs, results, structures, models, operations, pages):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(SameSite)
+    app.add_middleware(RequestFrame, metrics=metrics)
+    return app
+
+
+def _store(settings: Settings) -> JobStore:
+    if settings.redis_url is None:
+        raise ValueError("The API needs a Redis: set EQUIPOT_REDIS_URL, or use `equipot serve`, which starts one.")
+    return JobStore(connect(settings.redis_url), settings.data_dir, settings)
