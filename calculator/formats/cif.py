@@ -22,6 +22,13 @@ OPERATION_TAGS = (
     "_space_group_symop.operation_xyz",
     "_symmetry_equiv_pos_as_xyz",
 )
+GROUP_TAGS = (
+    "_space_group.it_number",
+    "_space_group_it_number",
+    "_symmetry_int_tables_number",
+    "_space_group_name_h-m_alt",
+    "_symmetry_space_group_name_h-m",
+)
 SYMBOL_TAGS = ("_atom_site_type_symbol", "_atom_site_label")
 DATA_BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
 ISOTOPE = re.compile(r"(D|T)(?![a-z])")
@@ -32,10 +39,9 @@ def frames(text: str) -> list[Frame]:
     if text.count("\n") > MAX_LINES:
         raise InvalidStructureError(f"The file has more than {MAX_LINES} lines.", hint="Remove the reflection data.")
     starts = [match.start() for match in DATA_BLOCK.finditer(text)]
-    ends = [*starts[1:], len(text)]
-    blocks = [(start, text[start:end]) for start, end in zip(starts, ends, strict=True)]
-    if not blocks:
+    if not starts:
         raise InvalidStructureError("The file has no data_ block.", hint="Is this the format the file is in?")
+    blocks = [(start, text[start:end]) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
     found = [Frame(b, text.count("\n", 0, start) + 1) for start, b in blocks if "_atom_site_" in b.lower()]
     if not found:
         raise InvalidStructureError("The file lists no atoms (no _atom_site_ loop).")
@@ -48,6 +54,8 @@ def read(frame: Frame) -> Reading:
     _refuse_disorder(block)
     masses_u = _replace_isotopes(block)
     given_operations = _column(block, *OPERATION_TAGS)
+    if given_operations and not _column(block, *GROUP_TAGS):
+        block._tags["_space_group_it_number"] = 1  # ASE wants a name for the operations; they stay what they are
     _bound(block, len(given_operations))
     with python_warnings.catch_warnings(record=True) as caught:
         python_warnings.simplefilter("always")

@@ -51,6 +51,8 @@ def atom_count(word: str, line: int) -> int:
             f"Line {line} must be a number of atoms, got {shortened(word)}.",
             hint="Is this the format the file is in?",
         )
+    if int(word) == 0:
+        raise InvalidStructureError(f"Line {line} says there are no atoms.")
     refuse_too_many(int(word))
     return int(word)
 
