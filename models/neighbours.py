@@ -1,0 +1,105 @@
+"""Neighbour search with a skin. What comes out never depends on what was asked before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from vesin import NeighborList
+
+from equipot.models.graph import AtomGraph, graph_from_edges
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """All pairs within cutoff + skin at some earlier positions, sorted by (i, j, shift)."""
+
+    numbers: np.ndarray
+    positions_ang: np.ndarray
+    cell_ang: np.ndarray
+    pbc: tuple[bool, bool, bool]
+    first: np.ndarray
+    second: np.ndarray
+    shifts: np.ndarray
+    offsets_ang: np.ndarray  # shifts @ cell
+    reverse: np.ndarray
+
+
+class NeighbourSearch:
+    """Neighbour lists of one system as it moves.
+
+    Pairs within `cutoff_ang + skin_ang` are kept and searched anew (with vesin) once an atom has moved half the skin
+    or the cell or the atoms have changed. Before use they are cut down to `cutoff_ang`; since they are sorted, the
+    graph is the one a fresh search would give, bit for bit.
+    """
+
+    def __init__(self, cutoff_ang: float, skin_ang: float = 0.5) -> None:
+        self.cutoff_ang = cutoff_ang
+        self.skin_ang = skin_ang
+        self.n_searches = 0
+        self._candidates: _Candidates | None = None
+
+    def graph(
+        self,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+    ) -> AtomGraph:
+        """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
+        periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
+        cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+        positions = np.asarray(positions_ang, dtype=np.float64)
+        candidates = self._candidates
+        if candidates is None or not self._still_covers(candidates, numbers, positions, cell, periodic):
+            candidates = self._candidates = self._search(np.asarray(numbers), positions, cell, periodic)
+
+        vectors = positions[candidates.second] - positions[candidates.first] + candidates.offsets_ang
+        near = np.einsum("ij,ij->i", vectors, vectors) < self.cutoff_ang**2
+        place = np.cumsum(near) - 1
+        return graph_from_edges(
+            candidates.numbers,
+            candidates.first[near],
+            candidates.second[near],
+            vectors[near],
+            place[candidates.reverse[near]],
+        )
+
+    def _still_covers(
+        self,
+        old: _Candidates,
+        numbers: np.ndarray,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        pbc: tuple[bool, bool, bool],
+    ) -> bool:
+        if old.pbc != pbc or not np.array_equal(old.numbers, numbers) or not np.array_equal(old.cell_ang, cell):
+            return False
+        moved = positions - old.positions_ang
+        return bool(np.einsum("ij,ij->i", moved, moved).max(initial=0.0) <= (0.5 * self.skin_ang) ** 2)
+
+    def _search(
+        self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: tuple[bool, bool, bool]
+    ) -> _Candidates:
+        self.n_searches += 1
+        search = NeighborList(cutoff=self.cutoff_ang + self.skin_ang, full_list=True, n_threads=1)
+        first, second, shifts = search.compute(points=positions, box=cell, periodic=np.array(pbc), quantities="ijS")
+        first, second, shifts = first.astype(np.int64), second.astype(np.int64), shifts.astype(np.int64)
+        forward, backward = _keys(len(positions), first, second, shifts)
+        order = np.argsort(forward)
+        reverse = np.empty(len(order), dtype=np.int64)
+        reverse[np.argsort(backward[order])] = np.arange(len(order))
+        first, second, shifts = first[order], second[order], shifts[order]
+        return _Candidates(
+            numbers.copy(), positions.copy(), cell.copy(), pbc, first, second, shifts, shifts @ cell, reverse
+        )
+
+
+def _keys(n_atoms: int, first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One integer for each pair that sorts like (i, j, shift), and the same for the pair reversed."""
+    largest = int(np.abs(shifts).max(initial=0))
+    base = 2 * largest + 1
+    code = np.array([base * base, base, 1])
+    forward = (first * n_atoms + second) * base**3 + (shifts + largest) @ code
+    backward = (second * n_atoms + first) * base**3 + (largest - shifts) @ code
+    return forward, backward

@@ -1,0 +1,209 @@
+"""The network: from a graph to the energy of every atom. Equivariant, smooth, size-extensive.
+
+Each layer looks at the neighbours and then at itself:
+
+    s_ij,k  = P_k[z_i, z_j]                              in the first layer, a number for each message channel k
+            = P_k[z_i, z_j] h_j,k(r̂_ij)                  later: the neighbour's feature functions along the bond
+    G_i,nlmk = 1/√n Σ_j s_ij,k b_n(r_ij) Y_lm(r̂_ij)       b_n the radial basis
+    A_i,lm  = Σ_nk W_l,nk G_i,nlmk                       the radial functions are linear maps of the basis
+    B_i     = Σ_ν c_ν[z_i] A_i^ν                         powers of a function on the sphere, ν = 1, 2, 3
+    h_i    <- W' B_i + g[z_i] h_i                        and the energy reads the scalars of h_i
+
+h_j(r̂) Y_lm(r̂) is the Gaunt product of h_j with a point on the sphere, that is a factorised tensor product of
+rank one; it costs a number per edge and channel. The radial map is applied on nodes, after the sum over edges.
+There is no scatter: rows of neighbours are padded, bonds know their reverse, and every sum is a batched matrix
+product.
+
+An atom without neighbours has h = 0, so its energy is its reference energy exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+
+from equipot.models.radial import BesselBasis, Repulsion, envelope
+from equipot.models.spherical import Harmonics
+from equipot.models.tensor_product import PolynomialProduct
+
+#: how quickly the reference energy turns from the free atom's to the bound atom's as neighbours arrive
+BINDING_RATE = 3.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build the network; it stands in the card."""
+
+    elements: tuple[int, ...]
+    cutoff_ang: float = 5.0
+    n_channels: int = 64
+    n_pair_channels: int = 16
+    n_message_channels: int = 32
+    n_layers: int = 2
+    l_max: int = 3
+    l_hidden: int = 2
+    n_basis: int = 8
+    readout_width: int = 32
+    factorisation: str = "gaunt"
+    mean_neighbours: float = 15.0
+    energy_scale_ev: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "elements": list(self.elements)}
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """What a layer needs to know of the bonds; (n_atoms, n_slots) throughout."""
+
+    species: torch.Tensor  # (n_atoms,)
+    pair: torch.Tensor  # species of both ends as one index
+    harmonics: torch.Tensor  # (..., (l_max + 1)²)
+    functions: torch.Tensor  # (..., (l_max + 1)² n_basis), b_n Y_lm, 0 in masked slots
+    reverse: torch.Tensor  # (n_atoms * n_slots,)
+
+
+@dataclass(frozen=True)
+class AtomicEnergies:
+    """The answer of the network: learned_ev and fixed_ev (n_atoms,), descriptors (n_atoms, n_features).
+
+    The energy of atom i is learned_ev[i] + fixed_ev[i] + its reference energy.
+    """
+
+    learned_ev: torch.Tensor
+    fixed_ev: torch.Tensor
+    descriptors: torch.Tensor
+
+
+class _Reverse(torch.autograd.Function):
+    """x[reverse] for an involution: its own transpose, so no scatter in any derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(reverse)
+        return x.index_select(0, reverse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (reverse,) = ctx.saved_tensors
+        return _Reverse.apply(grads[0], reverse), None
+
+
+def reversed_bonds(x: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
+    """A quantity of every bond (n_atoms, n_slots, ...), seen from the other end."""
+    flat: torch.Tensor = _Reverse.apply(x.flatten(0, 1), reverse)
+    return flat.view_as(x)
+
+
+class DegreeLinear(torch.nn.Module):
+    """A linear map of the channels for each degree: (n, (l_max + 1)², c_in) -> (n, (l_max + 1)², c_out)."""
+
+    def __init__(self, l_max: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.l_max = l_max
+        self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [x[:, degree**2 : (degree + 1) ** 2] @ self.weight[degree] for degree in range(self.l_max + 1)]
+        return torch.cat(parts, dim=1)
+
+
+class Layer(torch.nn.Module):
+    """One round of looking at the neighbours (module docstring)."""
+
+    def __init__(self, a: Architecture, is_first: bool, l_out: int) -> None:
+        super().__init__()
+        n_elements, c = len(a.elements), a.n_channels
+        n_messages = a.n_pair_channels if is_first else a.n_message_channels
+        self.n_hidden, self.l_out = (a.l_hidden + 1) ** 2, l_out
+        self.scale = 1.0 / sqrt(a.mean_neighbours)
+        self.pair_weight = torch.nn.Parameter(torch.randn(n_elements**2, n_messages))
+        self.mix_messages = DegreeLinear(a.l_max, a.n_basis * n_messages, c)
+        coefficients = torch.tensor([1.0, 0.3, 0.1])[:, None] * (1.0 + 0.1 * torch.randn(n_elements, 3, c))
+        self.power_weight = torch.nn.Parameter(coefficients)
+        self.product = PolynomialProduct(a.factorisation, a.l_max, l_out)
+        self.mix_product = DegreeLinear(l_out, c, c)
+        if not is_first:
+            self.mix_features = DegreeLinear(a.l_hidden, c, n_messages)
+            self.keep_weight = torch.nn.Parameter(torch.ones(n_elements, l_out + 1, c))
+
+    def forward(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
+        """Features (n_atoms, (l_hidden + 1)², c) of before -> (n_atoms, (l_out + 1)², c)."""
+        strength = self.pair_weight[bonds.pair] * self.scale
+        if h is not None:
+            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h)
+            strength = strength * reversed_bonds(along_bond, bonds.reverse)
+        gathered = bonds.functions.transpose(1, 2) @ strength
+        n_harmonics = bonds.harmonics.shape[-1]
+        seen = self.mix_messages(gathered.view(len(gathered), n_harmonics, -1))
+        new = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
+        if h is not None:
+            kept = [
+                h[:, d * d : (d + 1) ** 2] * self.keep_weight[bonds.species, d].unsqueeze(1)
+                for d in range(self.l_out + 1)
+            ]
+            new = new + torch.cat(kept, dim=1)
+        return new
+
+
+class Network(torch.nn.Module):
+    """Energies of atoms from bond vectors; everything that is learned, and the repulsion beside it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = self.architecture = architecture
+        n_elements, c = len(a.elements), a.n_channels
+        self.basis = BesselBasis(a.n_basis, a.cutoff_ang)
+        self.harmonics = Harmonics(a.l_max)
+        self.repulsion = Repulsion(list(a.elements))
+        l_out = [a.l_hidden] * (a.n_layers - 1) + [0]
+        self.layers = torch.nn.ModuleList(Layer(a, is_first=t == 0, l_out=l_out[t]) for t in range(a.n_layers))
+        self.linear_readout = torch.nn.Parameter(torch.zeros(a.n_layers, n_elements, c))
+        self.hidden_readout = torch.nn.Parameter(torch.randn(c, a.readout_width) / sqrt(c))
+        self.output_readout = torch.nn.Parameter(0.1 * torch.randn(n_elements, a.readout_width) / sqrt(a.readout_width))
+        species = torch.full((119,), -1, dtype=torch.int64)
+        species[list(a.elements)] = torch.arange(n_elements)
+        self.register_buffer("species_of_number", species, persistent=False)
+        self.species_of_number: torch.Tensor
+        #: mean energy of a bound atom relative to the free one, per element, eV
+        self.register_buffer("binding_ev", torch.zeros(n_elements))
+        self.binding_ev: torch.Tensor
+
+    def forward(
+        self,
+        numbers: torch.Tensor,
+        vectors_ang: torch.Tensor,
+        neighbours: torch.Tensor,
+        mask: torch.Tensor,
+        reverse: torch.Tensor,
+    ) -> AtomicEnergies:
+        """Energies of atoms; see AtomGraph for the arguments."""
+        a = self.architecture
+        # A masked slot gets a harmless bond at the cutoff, where every radial function is zero.
+        vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, vectors_ang.new_tensor([0.0, 0.0, a.cutoff_ang]))
+        distance = vectors_ang.square().sum(-1).sqrt()
+        species = self.species_of_number[numbers]
+        pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])
+        radial = self.basis(distance) * self.repulsion.switch(distance, pair).unsqueeze(-1)
+        harmonics = torch.cat(self.harmonics(vectors_ang / distance.unsqueeze(-1)), dim=-1)
+        functions = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(-2)
+        bonds = Bonds(species, pair[0] * len(a.elements) + pair[1], harmonics, functions, reverse)
+
+        h: torch.Tensor | None = None
+        learned = torch.zeros_like(distance[:, 0])
+        scalars = []
+        for layer, readout in zip(self.layers, self.linear_readout, strict=True):
+            h = layer(h, bonds)
+            assert h is not None
+            scalars.append(h[:, 0])
+            learned = learned + (h[:, 0] * readout[species]).sum(-1)
+        hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
+        learned = learned + (hidden * self.output_readout[species]).sum(-1)
+
+        zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
+        crowding = envelope(distance / a.cutoff_ang).sum(-1)
+        bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
+        return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, torch.cat(scalars, dim=-1))

@@ -1,0 +1,148 @@
+"""The potential: energy, and forces and virial as its exact derivatives. The one place where signs live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from equipot.cards import PotentialCard
+from equipot.elements import NUMBERS
+from equipot.models.graph import AtomGraph
+from equipot.models.network import Network, reversed_bonds
+
+GraphTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a potential says of one system, float64.
+
+    energy_ev; energies_ev (n_atoms,); forces_ev_per_ang (n_atoms, 3); virial_ev (3, 3) = dE/dε for a homogeneous
+    strain ε, so the stress in ASE's sign is virial / volume; domain_distance: above 1 some atom sits in
+    surroundings unlike those of the training data (None where the potential cannot tell).
+    """
+
+    energy_ev: float
+    energies_ev: np.ndarray
+    forces_ev_per_ang: np.ndarray
+    virial_ev: np.ndarray
+    domain_distance: float | None
+
+
+def graph_tensors(graph: AtomGraph, dtype: torch.dtype, device: torch.device) -> GraphTensors:
+    """The graph as the network takes it."""
+    return (
+        torch.as_tensor(graph.numbers, device=device),
+        torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device),
+        torch.as_tensor(graph.neighbours, device=device),
+        torch.as_tensor(graph.mask, device=device),
+        torch.as_tensor(graph.reverse, device=device),
+    )
+
+
+def forces_and_virials(
+    gradient: torch.Tensor, vectors_ang: torch.Tensor, reverse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forces (n_atoms, 3) and virials of atoms (n_atoms, 3, 3) from g_ij = dE/dr_ij, r_ij = r_j - r_i.
+
+    F_i = -dE/dr_i = Σ_j (g_ij - g_ji). Under r -> (1 + ε) r, dE/dε = Σ_ij r_ij ⊗ g_ij; it is symmetric because the
+    energy is invariant under rotation (Thompson, Plimpton, Mattson, J. Chem. Phys. 131, 154107, 2009).
+    """
+    forces = (gradient - reversed_bonds(gradient, reverse)).sum(1)
+    virials = vectors_ang.transpose(1, 2) @ gradient
+    return forces, virials
+
+
+class TrainingDomain:
+    """How far the surroundings of atoms are from those in the training data, one ellipsoid for each element.
+
+    The Mahalanobis distance of an atom's invariant features, per feature, over the distance that holds the training
+    environments: 1 is the border.
+    """
+
+    def __init__(self, mean: torch.Tensor, whitening: torch.Tensor, threshold: float) -> None:
+        self.mean = mean  # (n_elements, n_features)
+        self.whitening = whitening  # (n_elements, n_features, n_kept)
+        self.threshold = threshold
+
+    def distances(self, descriptors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """Distance of every atom, (n_atoms,)."""
+        out = torch.empty_like(descriptors[:, 0])
+        for element in range(len(self.mean)):
+            chosen = species == element
+            white = (descriptors[chosen] - self.mean[element]) @ self.whitening[element]
+            out[chosen] = white.square().mean(-1).sqrt() / self.threshold
+        return out
+
+
+class Potential:
+    """A network with its weights, its reference energies and its card; made by `load_potential`."""
+
+    def __init__(
+        self,
+        card: PotentialCard,
+        network: Network,
+        reference_ev: np.ndarray,
+        domain: TrainingDomain | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.card = card
+        self.network = network
+        self.reference_ev = reference_ev  # (119,) by atomic number, float64
+        self.domain = domain
+        self.torch_dtype = dtype
+        self.torch_device = device
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def sha256(self) -> str:
+        return self.card.weights_sha256
+
+    @property
+    def cutoff_ang(self) -> float:
+        return self.card.cutoff_ang
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        return tuple(sorted(self.card.elements, key=NUMBERS.__getitem__))
+
+    @property
+    def dtype(self) -> str:
+        return str(self.torch_dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        return str(self.torch_device)
+
+    def evaluate(self, graph: AtomGraph) -> Prediction:
+        """Energy, forces and virial of one system."""
+        tensors = graph_tensors(graph, self.torch_dtype, self.torch_device)
+        vectors = tensors[1].requires_grad_(True)
+        with torch.enable_grad():
+            out = self.network(*tensors)
+            total = (out.learned_ev + out.fixed_ev).sum()
+            (gradient,) = torch.autograd.grad(total, vectors)
+        with torch.no_grad():
+            forces, virials = forces_and_virials(gradient, vectors, tensors[4])
+            energies = (out.learned_ev.double() + out.fixed_ev.double()).cpu().numpy()
+            distance = self._domain_distance(out.descriptors, tensors[0])
+        energies = energies + self.reference_ev[graph.numbers]
+        virial = virials.double().sum(0).cpu().numpy()
+        return Prediction(
+            energy_ev=float(energies.sum()),
+            energies_ev=energies,
+            forces_ev_per_ang=forces.double().cpu().numpy(),
+            virial_ev=0.5 * (virial + virial.T),
+            domain_distance=distance,
+        )
+
+    def _domain_distance(self, descriptors: torch.Tensor, numbers: torch.Tensor) -> float | None:
+        if self.domain is None:
+            return None
+        return float(self.domain.distances(descriptors, self.network.species_of_number[numbers]).max())

@@ -1,0 +1,78 @@
+"""Functions of the distance: smooth cutoff, Bessel basis, short-range switch, screened nuclear repulsion."""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+
+import torch
+
+from equipot.elements import COVALENT_RADII_ANG
+
+COULOMB_EV_ANG = 14.3996454784  # e²/(4π ε0)
+BOHR_ANG = 0.52917721067
+#: the learned part is whole above the first and gone below the second, in units of the sum of covalent radii
+SWITCH_ON, SWITCH_OFF = 0.6, 0.4
+
+
+def envelope(x: torch.Tensor) -> torch.Tensor:
+    """1 at x = 0, and 0 from x = 1 on with two continuous derivatives (Gasteiger et al., arXiv 2003.03123, p = 6)."""
+    x3 = x * x * x
+    value = 1.0 + x3 * x3 * (-28.0 + x * (48.0 - 21.0 * x))
+    return torch.where(x < 1.0, value, torch.zeros_like(x))
+
+
+def smooth_step(x: torch.Tensor) -> torch.Tensor:
+    """0 for x <= 0, 1 for x >= 1, with two continuous derivatives."""
+    x = x.clamp(0.0, 1.0)
+    return x * x * x * (10.0 + x * (6.0 * x - 15.0))
+
+
+class BesselBasis(torch.nn.Module):
+    """√(2/r_c) sin(nπ r/r_c)/r times the envelope, n = 1 ... n_basis (arXiv 2003.03123, eq. 7), r in Å."""
+
+    def __init__(self, n_basis: int, cutoff_ang: float) -> None:
+        super().__init__()
+        self.cutoff_ang = cutoff_ang
+        frequencies = torch.arange(1, n_basis + 1, dtype=torch.float64) * (pi / cutoff_ang)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies: torch.Tensor
+
+    def forward(self, distance_ang: torch.Tensor) -> torch.Tensor:
+        """(...,) -> (..., n_basis)."""
+        r = distance_ang.unsqueeze(-1)
+        scale = sqrt(2.0 / self.cutoff_ang) * envelope(r / self.cutoff_ang) / r
+        return torch.sin(r * self.frequencies) * scale
+
+
+class Repulsion(torch.nn.Module):
+    """The universal screened nuclear repulsion of Ziegler, Biersack and Littmark (1985), faded out where bonds begin.
+
+    V(r) = Z_i Z_j e²/r φ(r/a), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23), times an envelope that ends at the sum of the
+    covalent radii. It stands in place while the network is fitted, so the network learns the rest.
+    """
+
+    def __init__(self, elements: list[int]) -> None:
+        super().__init__()
+        z = torch.tensor(elements, dtype=torch.float64)
+        radii = torch.tensor(COVALENT_RADII_ANG[elements], dtype=torch.float64)
+        self.register_buffer("charge", COULOMB_EV_ANG * z[:, None] * z[None, :], persistent=False)
+        length = 0.8854 * BOHR_ANG / (z[:, None] ** 0.23 + z[None, :] ** 0.23)
+        self.register_buffer("inverse_length", 1.0 / length, persistent=False)
+        self.register_buffer("reach_ang", radii[:, None] + radii[None, :], persistent=False)
+        self.register_buffer("weights", torch.tensor([0.18175, 0.50986, 0.28022, 0.02817]).double(), persistent=False)
+        self.register_buffer("decays", torch.tensor([3.19980, 0.94229, 0.40290, 0.20162]).double(), persistent=False)
+        self.charge: torch.Tensor
+        self.inverse_length: torch.Tensor
+        self.reach_ang: torch.Tensor
+        self.weights: torch.Tensor
+        self.decays: torch.Tensor
+
+    def forward(self, distance_ang: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Energy of each bond in eV; `pair` are the species of its two ends."""
+        reduced = distance_ang * self.inverse_length[pair]
+        screening = (self.weights * torch.exp(-self.decays * reduced.unsqueeze(-1))).sum(-1)
+        return self.charge[pair] / distance_ang * screening * envelope(distance_ang / self.reach_ang[pair])
+
+    def switch(self, distance_ang: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """What the learned part is multiplied with, so that two atoms pushed together feel the repulsion alone."""
+        return smooth_step((distance_ang / self.reach_ang[pair] - SWITCH_OFF) / (SWITCH_ON - SWITCH_OFF))

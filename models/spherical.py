@@ -1,0 +1,149 @@
+"""Real spherical harmonics, quadrature on the sphere and coupling coefficients. Conventions in one place.
+
+Real harmonics, orthonormal on the unit sphere (∫ Y_lm Y_l'm' dΩ = δ), stacked l = 0, 1, ..., L and m = -l, ..., l:
+component l² + l + m. Y_lm = √2 (-1)^m Re Y_l^m for m > 0 and √2 (-1)^m Im Y_l^|m| for m < 0, with the complex
+Y_l^m of scipy (Condon-Shortley phase included), so that Y_1,(-1,0,1) ∝ (y, z, x).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import factorial, pi, sqrt
+
+import numpy as np
+import torch
+from scipy.integrate import lebedev_rule
+from scipy.special import sph_harm_y
+
+#: degrees of exactness for which scipy has a Lebedev rule
+_LEBEDEV_DEGREES = (3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 35, 41, 47, 53)
+
+
+def n_harmonics(l_max: int) -> int:
+    """Number of components up to degree l_max, (l_max + 1)²."""
+    return (l_max + 1) ** 2
+
+
+def real_harmonics(l_max: int, directions: np.ndarray) -> np.ndarray:
+    """Y_lm at unit vectors, (n, 3) -> (n, (l_max + 1)²), float64: the definition everything else must match."""
+    x, y, z = directions.T
+    theta, phi = np.arccos(np.clip(z, -1.0, 1.0)), np.arctan2(y, x)
+    columns = []
+    for degree in range(l_max + 1):
+        for m in range(-degree, degree + 1):
+            value = sph_harm_y(degree, abs(m), theta, phi)
+            sign = sqrt(2.0) * (-1.0) ** m
+            columns.append(value.real if m == 0 else sign * (value.real if m > 0 else value.imag))
+    return np.stack(columns, axis=1)
+
+
+@cache
+def quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3) and weights (n,) that integrate every polynomial up to `degree` over the sphere exactly.
+
+    Lebedev rules (Lebedev and Laikov, Doklady Mathematics 59, 477, 1999); the weights sum to 4π.
+    """
+    exact = next(d for d in _LEBEDEV_DEGREES if d >= degree)
+    points, weights = lebedev_rule(exact)
+    return points.T.copy(), weights
+
+
+@cache
+def power_to_harmonics(degree: int) -> np.ndarray:
+    """Matrix (3^l, 2l + 1) that takes the l-th tensor power of a unit vector to its harmonics of degree l.
+
+    Y_l is a homogeneous polynomial of degree l, so the symmetric least-norm solution is exact.
+    """
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(40 + 20 * degree, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    powers = np.ones((len(directions), 1))
+    for _ in range(degree):
+        powers = (powers[:, :, None] * directions[:, None, :]).reshape(len(directions), -1)
+    values = real_harmonics(degree, directions)[:, degree**2 :]
+    return np.linalg.lstsq(powers, values, rcond=1e-10)[0]
+
+
+class Harmonics(torch.nn.Module):
+    """Real spherical harmonics of unit vectors as products and one matrix per degree: cheap to differentiate twice."""
+
+    def __init__(self, l_max: int) -> None:
+        super().__init__()
+        self.l_max = l_max
+        for degree in range(2, l_max + 1):
+            self.register_buffer(f"matrix_{degree}", torch.tensor(power_to_harmonics(degree)), persistent=False)
+
+    def forward(self, unit: torch.Tensor) -> list[torch.Tensor]:
+        """(..., 3) -> one tensor (..., 2l + 1) for each degree l = 0 ... l_max."""
+        out = [torch.full_like(unit[..., :1], 0.5 / sqrt(pi))]
+        if self.l_max >= 1:
+            out.append(sqrt(3.0 / (4.0 * pi)) * unit[..., (1, 2, 0)])
+        power = unit
+        for degree in range(2, self.l_max + 1):
+            power = (power.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
+            out.append(power @ getattr(self, f"matrix_{degree}"))
+        return out
+
+
+def _complex_clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
+    """<l1 m1 l2 m2 | l3 m3> by Racah's formula (Edmonds, Angular Momentum in Quantum Mechanics, eq. 3.6.11)."""
+    if m1 + m2 != m3 or not abs(l1 - l2) <= l3 <= l1 + l2:
+        return 0.0
+    f = factorial
+    head = (2 * l3 + 1) * f(l3 + l1 - l2) * f(l3 - l1 + l2) * f(l1 + l2 - l3) / f(l1 + l2 + l3 + 1)
+    head *= f(l3 + m3) * f(l3 - m3) * f(l1 - m1) * f(l1 + m1) * f(l2 - m2) * f(l2 + m2)
+    total = 0.0
+    for k in range(l1 + l2 - l3 + 1):
+        arguments = (k, l1 + l2 - l3 - k, l1 - m1 - k, l2 + m2 - k, l3 - l2 + m1 + k, l3 - l1 - m2 + k)
+        if min(arguments) >= 0:
+            product = 1
+            for argument in arguments:
+                product *= f(argument)
+            total += (-1.0) ** k / product
+    return sqrt(head) * total
+
+
+@cache
+def _real_from_complex(degree: int) -> np.ndarray:
+    """Unitary matrix U with Y_real = U Y_complex, both ordered m = -l ... l."""
+    u = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=complex)
+    u[degree, degree] = 1.0
+    for m in range(1, degree + 1):
+        sign = (-1.0) ** m
+        u[degree + m, degree + m], u[degree + m, degree - m] = sign / sqrt(2.0), 1.0 / sqrt(2.0)
+        u[degree - m, degree + m], u[degree - m, degree - m] = -1j * sign / sqrt(2.0), 1j / sqrt(2.0)
+    return u
+
+
+@cache
+def clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Real coupling coefficients (2 l1 + 1, 2 l2 + 1, 2 l3 + 1) in the real basis.
+
+    Even l1 + l2 + l3 couple true tensors; odd ones give the antisymmetric paths (the cross product for 1, 1, 1),
+    whose phase is chosen so that they are real.
+    """
+    c = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1), dtype=complex)
+    for m1 in range(-l1, l1 + 1):
+        for m2 in range(-l2, l2 + 1):
+            if abs(m1 + m2) <= l3:
+                c[l1 + m1, l2 + m2, l3 + m1 + m2] = _complex_clebsch_gordan(l1, m1, l2, m2, l3, m1 + m2)
+    u1, u2, u3 = (_real_from_complex(degree) for degree in (l1, l2, l3))
+    real = np.einsum("ai,bj,ck,ijk->abc", u1.conj(), u2.conj(), u3, c)
+    return np.ascontiguousarray(real.real if (l1 + l2 + l3) % 2 == 0 else real.imag)
+
+
+def gaunt_coefficients(l1_max: int, l2_max: int, l3_max: int) -> np.ndarray:
+    """G = ∫ Y_1 Y_2 Y_3 dΩ for all components, from Clebsch-Gordan coefficients (no quadrature).
+
+    ∫ Y_l1m1 Y_l2m2 Y_l3m3 = √((2 l1 + 1)(2 l2 + 1) / (4π (2 l3 + 1))) <l1 0 l2 0 | l3 0> C^{l3 m3}_{l1 m1 l2 m2}.
+    """
+    g = np.zeros((n_harmonics(l1_max), n_harmonics(l2_max), n_harmonics(l3_max)))
+    for l1 in range(l1_max + 1):
+        for l2 in range(l2_max + 1):
+            for l3 in range(abs(l1 - l2), min(l1 + l2, l3_max) + 1):
+                if (l1 + l2 + l3) % 2 == 0:
+                    factor = sqrt((2 * l1 + 1) * (2 * l2 + 1) / (4 * pi * (2 * l3 + 1)))
+                    factor *= _complex_clebsch_gordan(l1, 0, l2, 0, l3, 0)
+                    block = factor * clebsch_gordan(l1, l2, l3)
+                    g[l1 * l1 : (l1 + 1) ** 2, l2 * l2 : (l2 + 1) ** 2, l3 * l3 : (l3 + 1) ** 2] = block
+    return g

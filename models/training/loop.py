@@ -1,0 +1,333 @@
+"""Training: from frames and a configuration to a potential with its card."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from equipot.cards import FORMAT_VERSION, PotentialCard, TestError, TrainingData
+from equipot.elements import NUMBERS, SYMBOLS
+from equipot.models.loading import save_potential
+from equipot.models.network import Architecture, Network
+from equipot.models.potential import TrainingDomain, forces_and_virials
+from equipot.models.training.batches import (
+    Batch,
+    LabelledGraph,
+    close_pairs,
+    labelled_graphs,
+    make_batch,
+    shuffled_batches,
+)
+from equipot.models.training.config import TrainingConfig
+from equipot.models.training.frames import FrameSet
+from equipot.units import GPA_PER_EV_PER_ANG3
+
+PAIRS_PER_BATCH = 8
+LEAST_PUSH_EV_PER_ANG = 10.0
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Residuals of a set of frames, in eV, Å."""
+
+    energy_per_atom: np.ndarray  # (n_frames,)
+    force: np.ndarray  # (3 n_atoms,)
+    stress: np.ndarray  # (n_frames, 9), NaN where there is no label
+
+    def summary(self) -> dict[str, float]:
+        """MAE and RMSE in meV/atom and meV/Å, and of the stress in GPa where there is one."""
+        e, f = 1000.0 * self.energy_per_atom, 1000.0 * self.force
+        stress = GPA_PER_EV_PER_ANG3 * self.stress[~np.isnan(self.stress)]
+        return {
+            **({"stress_mae_gpa": float(np.abs(stress).mean())} if len(stress) else {}),
+            "energy_mae_mev_per_atom": float(np.abs(e).mean()),
+            "energy_rmse_mev_per_atom": float(np.sqrt((e**2).mean())),
+            "force_mae_mev_per_ang": float(np.abs(f).mean()),
+            "force_rmse_mev_per_ang": float(np.sqrt((f**2).mean())),
+        }
+
+
+def predict(
+    network: Network, batch: Batch, *, differentiable: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Energies (n_systems,), forces (n_atoms, 3), virials (n_systems, 3, 3) and descriptors of a batch."""
+    numbers, vectors, neighbours, mask, reverse = batch.inputs
+    vectors = vectors.detach().requires_grad_(True)
+    out = network(numbers, vectors, neighbours, mask, reverse)
+    atomic = out.learned_ev + out.fixed_ev
+    (gradient,) = torch.autograd.grad(atomic.sum(), vectors, create_graph=differentiable)
+    forces, virials = forces_and_virials(gradient, vectors.detach(), reverse)
+    energy = atomic.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
+    virial = atomic.new_zeros(batch.n_systems, 3, 3).index_add(0, batch.system_idx, virials)
+    return energy, forces, virial, out.descriptors
+
+
+def loss_of(network: Network, batch: Batch, config: TrainingConfig) -> torch.Tensor:
+    """The weighted sum of what is wrong (LossPart)."""
+    energy, forces, virial, _ = predict(network, batch, differentiable=True)
+    n, n_force = batch.n_labelled, len(batch.forces_ev_per_ang)
+    weights = config.loss
+    energy_error = (energy[:n] - batch.energy_ev) / batch.n_atoms
+    loss = weights.energy * torch.nn.functional.huber_loss(
+        energy_error, torch.zeros_like(energy_error), delta=0.005
+    ) / 0.005
+    force_error = (forces[:n_force] - batch.forces_ev_per_ang).square().sum(-1)
+    loss = loss + weights.force * (force_error + 1e-4).sqrt().mean()
+    has_virial = ~torch.isnan(batch.virial_ev[:, 0, 0])
+    if bool(has_virial.any()):
+        error = (virial[:n][has_virial] - batch.virial_ev[has_virial]) / batch.n_atoms[has_virial, None, None]
+        loss = loss + weights.virial * (error.square().sum((-1, -2)) + 1e-6).sqrt().mean()
+    if batch.n_systems > n:
+        push = forces[n_force + 1 :: 2, 2]  # of the second atom of each pair, away from the first
+        loss = loss + weights.repulsion * torch.relu(LEAST_PUSH_EV_PER_ANG - push).mean()
+    return loss
+
+
+def errors_of(network: Network, graphs: Sequence[LabelledGraph], atoms_per_batch: int = 600) -> Errors:
+    """Residuals on a list of frames."""
+    energies, forces, stresses = [], [], []
+    current: list[LabelledGraph] = []
+    for index, item in enumerate(graphs):
+        current.append(item)
+        if sum(g.graph.n_atoms for g in current) < atoms_per_batch and index < len(graphs) - 1:
+            continue
+        batch = make_batch(current)
+        energy, force, virial, _ = predict(network, batch, differentiable=False)
+        energies.append(((energy.detach() - batch.energy_ev) / batch.n_atoms).numpy())
+        forces.append((force.detach() - batch.forces_ev_per_ang).numpy().ravel())
+        volumes = np.array([item.volume_ang3 for item in current])
+        stresses.append((virial.detach() - batch.virial_ev).numpy().reshape(-1, 9) / volumes[:, None])
+        current = []
+    return Errors(np.concatenate(energies), np.concatenate(forces), np.concatenate(stresses))
+
+
+def fit_binding(graphs: Sequence[LabelledGraph], elements: Sequence[int]) -> np.ndarray:
+    """Mean energy of a bound atom of each element relative to the free one, eV, by least squares on compositions."""
+    counts = np.array([[np.sum(g.graph.numbers == z) for z in elements] for g in graphs], dtype=np.float64)
+    energies = np.array([g.energy_ev for g in graphs])
+    scale = 1.0 / counts.sum(1)
+    solution, _, rank, _ = np.linalg.lstsq(counts * scale[:, None], energies * scale, rcond=None)
+    if rank < len(elements):
+        raise ValueError(f"The training compositions determine only {rank} of {len(elements)} element energies.")
+    return solution
+
+
+class Trainer:
+    """One training run: state that is saved, and the steps that change it."""
+
+    def __init__(self, config: TrainingConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.console = Console()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.elements = sorted(NUMBERS[symbol] for symbol in config.isolated_atom_energies_ev)
+        self.reference_ev = np.full(119, np.nan)
+        for symbol, energy_ev in config.isolated_atom_energies_ev.items():
+            self.reference_ev[NUMBERS[symbol]] = energy_ev
+        self.train = [g for path in config.data.train for g in self._graphs(path)]
+        valid = self._graphs(config.data.valid)
+        stride = max(1, len(valid) // config.data.n_valid)
+        self.valid = valid[::stride]
+        torch.manual_seed(config.seed)
+        architecture = Architecture(elements=tuple(self.elements), **config.network.model_dump())
+        self.network = Network(architecture).float()
+        self.network.binding_ev.copy_(torch.tensor(fit_binding(self.train, self.elements)))
+        self.average = Network(architecture).float()
+        self.average.load_state_dict(self.network.state_dict())
+        o = config.optimiser
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self._resume()
+
+    def _graphs(self, path: Path) -> list[LabelledGraph]:
+        frames = FrameSet.load(path)
+        graphs = labelled_graphs(frames, self.config.network.cutoff_ang, self.reference_ev)
+        limit = self.config.data.max_force_ev_per_ang
+        return [g for g in graphs if np.abs(g.forces_ev_per_ang).max() <= limit]
+
+    def run(self) -> None:
+        """Train to the last step or second; a killed run goes on from its last validation."""
+        o = self.config.optimiser
+        rng = np.random.default_rng([self.config.seed, self.step])
+        batches = shuffled_batches(self.train, o.atoms_per_batch, rng)
+        started, before, n_atoms = time.monotonic(), self.seconds, 0
+        while (done := self._share_done()) < 1.0:
+            batch = make_batch(next(batches), close_pairs(self.elements, PAIRS_PER_BATCH, rng))
+            for group in self.optimiser.param_groups:
+                group["lr"] = o.learning_rate * self._schedule(done)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss_of(self.network, batch, self.config).backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), o.clip_norm)
+            self.optimiser.step()
+            self.step += 1
+            n_atoms += len(batch.forces_ev_per_ang)
+            self._update_average()
+            self.seconds = before + time.monotonic() - started
+            if self.step % o.validate_every == 0 or self._share_done() >= 1.0:
+                self._report(n_atoms / (self.seconds - before))
+                self._save()
+                started, before, n_atoms = time.monotonic(), self.seconds, 0
+
+    def _share_done(self) -> float:
+        o = self.config.optimiser
+        return max(self.step / o.n_steps, self.seconds / o.max_seconds)
+
+    def _schedule(self, done: float) -> float:
+        o = self.config.optimiser
+        warm = min(1.0, (self.step + 1) / o.warmup_steps)
+        cosine = 0.5 * (1.0 + np.cos(np.pi * min(done, 1.0)))
+        return float(warm * (o.final_fraction + (1.0 - o.final_fraction) * cosine))
+
+    def _update_average(self) -> None:
+        decay = min(self.config.optimiser.ema_decay, (1.0 + self.step) / (10.0 + self.step))
+        with torch.no_grad():
+            mean, new = list(self.average.parameters()), list(self.network.parameters())
+            torch._foreach_lerp_(mean, new, 1.0 - decay)
+
+    def _report(self, atoms_per_s: float) -> None:
+        summary = errors_of(self.average, self.valid).summary()
+        row = {"step": self.step, "seconds": round(self.seconds), "atoms_per_s": round(atoms_per_s), **summary}
+        log = self.folder / "log.csv"
+        new = not log.exists()
+        with log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.console.print(
+            f"step {self.step}/{self.config.optimiser.n_steps}  {self.seconds:.0f} s  {atoms_per_s:.0f} atoms/s  "
+            f"validation MAE {summary['energy_mae_mev_per_atom']:.2f} meV/atom, "
+            f"{summary['force_mae_mev_per_ang']:.1f} meV/Å"
+        )
+
+    def _save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self.folder / "state.pt.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / "state.pt")
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.console.print(f"Going on from step {self.step}.")
+
+    def export(self, folder: Path) -> PotentialCard:
+        """Judge the averaged weights on the test sets and write weights and card."""
+        config, network = self.config, self.average
+        domain = self._domain()
+        card = PotentialCard(
+            format_version=FORMAT_VERSION,
+            name=config.name,
+            aliases=config.aliases,
+            description=config.description,
+            elements=[SYMBOLS[z] for z in self.elements],
+            cutoff_ang=config.network.cutoff_ang,
+            level_of_theory=config.level_of_theory,
+            has_stress=any(not np.isnan(g.virial_ev[0, 0]) for g in self.train),
+            architecture=network.architecture.as_dict(),
+            n_parameters=sum(p.numel() for p in network.parameters()),
+            energy_reference=config.energy_reference,
+            isolated_atom_energies_ev=config.isolated_atom_energies_ev,
+            domain_threshold=domain.threshold,
+            training_data=TrainingData(
+                description=config.data.description,
+                source=config.data.source,
+                licence=config.data.licence,
+                n_frames=len(self.train),
+                sha256={path.as_posix(): _sha256(path) for path in config.data.train},
+            ),
+            training={
+                "configuration": json.loads(config.model_dump_json(include={"seed", "network", "loss", "optimiser"})),
+                "n_steps": self.step,
+                "wall_time_s": round(self.seconds),
+                "hardware": f"{torch.get_num_threads()} CPU thread(s)",
+                "torch": torch.__version__,
+            },
+            test_errors=[self._test(name, path) for name, path in config.data.tests.items()],
+            limits=config.limits,
+            licence=config.licence,
+            weights_sha256="0" * 64,
+        )
+        return save_potential(folder, card, network, domain)
+
+    def _test(self, name: str, path: Path) -> TestError:
+        graphs = labelled_graphs(FrameSet.load(path), self.config.network.cutoff_ang, self.reference_ev)
+        errors = errors_of(self.average, graphs)
+        return TestError(test_set=name, n_frames=len(graphs), **errors.summary())
+
+    def _domain(self) -> TrainingDomain:
+        return fit_domain(self.average, self.train, self.valid)
+
+
+def descriptors_of(network: Network, graphs: Sequence[LabelledGraph]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Invariant features and species of all atoms, and the number of atoms of each frame."""
+    features, species, sizes = [], [], []
+    with torch.no_grad():
+        for start in range(0, len(graphs), 16):
+            batch = make_batch(graphs[start : start + 16])
+            out = network(*batch.inputs)
+            features.append(out.descriptors.double())
+            species.append(network.species_of_number[batch.inputs[0]])
+            sizes += [g.graph.n_atoms for g in graphs[start : start + 16]]
+    return torch.cat(features), torch.cat(species), sizes
+
+
+def fit_domain(
+    network: Network, train: Sequence[LabelledGraph], held_out: Sequence[LabelledGraph], n_frames: int = 3000
+) -> TrainingDomain:
+    """The ellipsoids of the training environments, scaled so that 99 % of the held-out frames lie inside."""
+    stride = max(1, len(train) // n_frames)
+    features, species, _ = descriptors_of(network, train[::stride])
+    n_elements, n_features = len(network.architecture.elements), features.shape[1]
+    mean = torch.zeros(n_elements, n_features, dtype=torch.float64)
+    whitening = torch.zeros(n_elements, n_features, n_features, dtype=torch.float64)
+    for element in range(n_elements):
+        own = features[species == element]
+        mean[element] = own.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(own.T))
+        whitening[element] = vectors / (values + 1e-3 * values.mean()).sqrt()
+    domain = TrainingDomain(mean, whitening, 1.0)
+    features, species, sizes = descriptors_of(network, held_out)
+    largest = [float(part.max()) for part in torch.split(domain.distances(features, species), sizes)]
+    return TrainingDomain(mean, whitening, float(np.quantile(largest, 0.99)))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def train(config_path: Path, folder: Path | None = None, n_threads: int = 1) -> Path:
+    """Train what a YAML file describes; gives the folder with log, state and potential."""
+    torch.set_num_threads(n_threads)
+    config = TrainingConfig.read(config_path)
+    folder = folder or Path("runs") / config.name
+    trainer = Trainer(config, folder)
+    trainer.run()
+    card: Any = trainer.export(folder)
+    trainer.console.print(f"Wrote {folder / card.name}.safetensors ({card.n_parameters} parameters).")
+    return folder
