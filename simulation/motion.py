@@ -1,0 +1,116 @@
+"""What every relaxation and every dynamics has in common: a state, and how it goes to the next one.
+
+A step is `move` (new positions), one evaluation of forces, and `settle` (what can only be done with the new forces).
+States are frozen and arrays are never written to after they are made, so the state before a failed step is still there,
+and a checkpoint needs no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from ase.data import atomic_masses
+
+from equipot.simulation.providers import Evaluation
+from equipot.simulation.verdicts import Verdict
+from equipot.structure import Structure
+
+Tensors = Mapping[str, np.ndarray | np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One system at one step.
+
+    positions_ang (n_atoms, 3); velocities_ang_per_fs (n_atoms, 3) or None in a relaxation; `tensors` are what the
+    motion itself has to remember, float64, by name. `evaluation` is None until forces at these positions are known.
+    """
+
+    step: int
+    positions_ang: np.ndarray
+    velocities_ang_per_fs: np.ndarray | None = None
+    tensors: Tensors = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+
+    @property
+    def forces_ev_per_ang(self) -> np.ndarray:
+        """The forces (n_atoms, 3); only for a state that has been evaluated."""
+        assert self.evaluation is not None
+        return self.evaluation.forces_ev_per_ang
+
+    def evaluated(self, evaluation: Evaluation) -> State:
+        """The same state with its forces."""
+        return replace(self, evaluation=evaluation)
+
+
+class Motion(Protocol):
+    """How one system moves. It holds parameters only; all that changes is in the state."""
+
+    name: ClassVar[str]
+    format_version: ClassVar[int]  #: of `tensors`, kept in checkpoints
+
+    def start(self) -> State:
+        """The state at step 0, not yet evaluated."""
+
+    def move(self, state: State) -> State:
+        """The next step's positions, from an evaluated state."""
+
+    def settle(self, moved: State) -> State:
+        """The moved state, now evaluated, made complete."""
+
+    def verdict(self, state: State) -> Verdict | None:
+        """The end of the run if this is it; asked at step 0 too."""
+
+    def time_fs(self, state: State) -> float | None:
+        """Simulated time, None in a relaxation."""
+
+    def fmax_ev_per_ang(self, state: State) -> float:
+        """The largest force on a free atom."""
+
+    def temperature_k(self, state: State) -> float | None:
+        """Kinetic temperature, None where nothing has a velocity."""
+
+    def conserved_ev(self, state: State) -> float | None:
+        """The quantity that stays constant but for the error of the integrator, None in a relaxation."""
+
+    def observables(self, state: State) -> dict[str, Any]:
+        """A row of the thermo table, without system, step and time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bodies:
+    """The parts of a structure that a motion needs: masses (n_atoms, 1) in u and free (n_atoms, 1), 1.0 or 0.0."""
+
+    masses_u: np.ndarray
+    free: np.ndarray
+    is_periodic: bool
+
+    @classmethod
+    def of(cls, structure: Structure) -> Bodies:
+        """The masses a structure gives, else the standard ones."""
+        masses = structure.masses_u if structure.masses_u is not None else atomic_masses[structure.numbers]
+        free = np.ones((structure.n_atoms, 1))
+        free[list(structure.fixed_atoms)] = 0.0
+        return cls(np.array(masses, dtype=np.float64)[:, None], free, structure.is_periodic)
+
+    @property
+    def n_free(self) -> int:
+        return int(self.free.sum())
+
+    @property
+    def all_free(self) -> bool:
+        return self.n_free == len(self.free)
+
+
+def largest_force_ev_per_ang(forces_ev_per_ang: np.ndarray, free: np.ndarray) -> float:
+    """The largest norm of a force (n_atoms, 3) on a free atom, eV/Å; 0 if every atom is fixed."""
+    forces = forces_ev_per_ang * free
+    return float(np.sqrt((forces * forces).sum(axis=1)).max(initial=0.0))
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of products, without BLAS: its threads would decide the last bit."""
+    return float((a * b).sum())

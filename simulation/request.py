@@ -1,0 +1,211 @@
+"""What a run was asked to do: checked, resolved, and kept in `request.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from equipot import __version__
+from equipot.errors import (
+    ConflictError,
+    EquipotError,
+    InvalidParameterError,
+    InvalidStructureError,
+    NotResumableError,
+    error_from_problem,
+)
+from equipot.params import AnyParams, Guards, JobKind, MDParams, RelaxParams, SinglepointParams, parse_params
+from equipot.simulation.checkpoint import sync_directory
+from equipot.simulation.fire import Fire
+from equipot.simulation.langevin import Langevin
+from equipot.simulation.motion import Motion
+from equipot.simulation.single_point import SinglePoint
+from equipot.simulation.trajectory import REQUEST, read_request
+from equipot.simulation.velocity_verlet import VelocityVerlet
+from equipot.structure import Structure, check_against_model, check_structure, structure_from_json
+
+FORMAT_VERSION = 1
+NO_GUARDS = Guards()
+
+
+@dataclass(frozen=True, eq=False)
+class RunRequest:
+    """Everything a run depends on. A structure that cannot be computed is kept as the error that says why.
+
+    `params` are resolved; `provider` is the identity of the force provider the run was begun with; system i of the
+    run is number `system_offset + i` of its job.
+    """
+
+    kind: JobKind
+    params: AnyParams
+    structures: tuple[Structure | EquipotError, ...]
+    provider: Mapping[str, Any]
+    system_offset: int = 0
+
+    @classmethod
+    def prepare(
+        cls,
+        kind: JobKind,
+        structures: Sequence[Structure | EquipotError],
+        params: AnyParams,
+        provider: Mapping[str, Any],
+        system_offset: int = 0,
+    ) -> Self:
+        """Resolve the parameters and check every structure, alone and against the potential."""
+        numbers = [s.numbers for s in structures if isinstance(s, Structure)]
+        if isinstance(params, MDParams) and isinstance(params.seed, list) and len(params.seed) != len(structures):
+            raise InvalidParameterError(
+                f"seed has {len(params.seed)} entries for {len(structures)} structures.",
+                pointer="/params/seed",
+                hint="Give one integer, or one for each structure.",
+            )
+        resolved = _resolved(params, numbers, len(structures))
+        checked = [
+            _checked(s, resolved, provider, f"/structures/{system_offset + i}") for i, s in enumerate(structures)
+        ]
+        return cls(kind, resolved, tuple(checked), {**provider, "equipot": __version__}, system_offset)
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """The request a run directory holds. Raises JobNotFoundError or NotResumableError."""
+        data = read_request(directory)
+        if data["format_version"] > FORMAT_VERSION:
+            raise NotResumableError(f"{REQUEST} has format {data['format_version']}.", hint="Upgrade equipot.")
+        structures: list[Structure | EquipotError] = [
+            error_from_problem(entry["error"]) if "error" in entry else structure_from_json(entry)
+            for entry in data["structures"]
+        ]
+        params = parse_params(data["kind"], data["params"])
+        return cls(data["kind"], params, tuple(structures), data["provider"], data["system_offset"])
+
+    def write(self, directory: Path) -> None:
+        """Make the directory a run's. Raises ConflictError if it is one already."""
+        data = {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "params": self.params.model_dump(mode="json"),
+            "provider": self.provider,
+            "system_offset": self.system_offset,
+            "structures": [
+                {"error": s.as_problem()} if isinstance(s, EquipotError) else s.to_json() for s in self.structures
+            ],
+        }
+        temporary = directory / f".{REQUEST}.{os.getpid()}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, directory / REQUEST)  # unlike a rename, this refuses to replace
+        except FileExistsError:
+            raise ConflictError(
+                f"{directory} already holds a run.", hint="Resume it, or choose another output folder."
+            ) from None
+        finally:
+            temporary.unlink()
+        sync_directory(directory)
+
+    @property
+    def n_steps(self) -> int:
+        """The most steps a system can take."""
+        if isinstance(self.params, MDParams):
+            return self.params.n_steps or 0
+        return self.params.max_steps if isinstance(self.params, RelaxParams) else 0
+
+    @property
+    def guards(self) -> Guards:
+        return NO_GUARDS if isinstance(self.params, SinglepointParams) else self.params.guards
+
+    @property
+    def save_every(self) -> int:
+        return 1 if isinstance(self.params, SinglepointParams) else self.params.save_every or 1
+
+    @property
+    def thermo_every(self) -> int:
+        return self.params.thermo_every if isinstance(self.params, MDParams) else 1
+
+    @property
+    def checkpoint_every_s(self) -> float:
+        return 10.0 if isinstance(self.params, SinglepointParams) else self.params.checkpoint_every_s
+
+    def structure(self, idx: int) -> Structure:
+        """The structure of a system that was not rejected, by its number in the job."""
+        structure = self.structures[idx - self.system_offset]
+        assert isinstance(structure, Structure)
+        return structure
+
+    def seed(self, idx: int) -> int | None:
+        """The seed of a system, None where nothing is drawn."""
+        if not isinstance(self.params, MDParams) or self.params.seed is None:
+            return None
+        seed = self.params.seed
+        return seed[idx - self.system_offset] if isinstance(seed, list) else seed
+
+    def motion(self, idx: int) -> Motion:
+        """How a system moves."""
+        structure = self.structure(idx)
+        if isinstance(self.params, RelaxParams):
+            return Fire(structure, self.params)
+        if isinstance(self.params, MDParams):
+            dynamics = VelocityVerlet if self.params.ensemble == "nve" else Langevin
+            return dynamics(structure, self.params, self.seed(idx) or 0)
+        return SinglePoint(structure)
+
+    def start_warnings(self, idx: int) -> list[str]:
+        """What can be said of a system before it runs."""
+        warnings = []
+        if idx in self._twins:
+            warnings.append(
+                f"System {idx} is identical to system {self._twins[idx]} and has the same seed, so both run the same "
+                "trajectory; give a list of seeds."
+            )
+        rotates = isinstance(self.params, MDParams) and self.params.remove_rotation
+        if rotates and self.structure(idx).is_periodic:
+            warnings.append("remove_rotation was left out: a periodic system does not rotate.")
+        return warnings
+
+    @cached_property
+    def _twins(self) -> dict[int, int]:
+        """Systems of a dynamics that are the same as an earlier one, seed and all: {system: earlier}."""
+        first: dict[tuple[str, int | None], int] = {}
+        twins = {}
+        if isinstance(self.params, MDParams):
+            for idx, structure in enumerate(self.structures, self.system_offset):
+                if isinstance(structure, Structure):
+                    earlier = first.setdefault((structure.sha256(), self.seed(idx)), idx)
+                    if earlier != idx:
+                        twins[idx] = earlier
+        return twins
+
+
+def _resolved(params: AnyParams, numbers: Sequence[Any], n_structures: int) -> AnyParams:
+    """Resolved, though a list of seeds also counts structures that could not be read."""
+    if isinstance(params, MDParams) and isinstance(params.seed, list) and len(numbers) != n_structures:
+        return params.model_copy(update={"seed": 0}).resolved(numbers).model_copy(update={"seed": params.seed})
+    return params.resolved(numbers)
+
+
+def _checked(
+    structure: Structure | EquipotError, params: AnyParams, provider: Mapping[str, Any], pointer: str
+) -> Structure | EquipotError:
+    if isinstance(structure, EquipotError):
+        return structure
+    try:
+        structure = check_structure(structure, pointer)
+        if provider["elements"] is not None:
+            check_against_model(structure, provider["elements"], provider["model"], pointer)
+        needs_velocities = isinstance(params, MDParams) and params.velocities == "given"
+        if needs_velocities and structure.velocities_ang_per_fs is None:
+            raise InvalidStructureError(
+                "velocities are to be those given, but the structure has none.",
+                pointer=f"{pointer}/velocities",
+                hint='Add velocities in Å/fs, or choose "maxwell_boltzmann" or "zero".',
+            )
+    except EquipotError as error:
+        return error
+    return structure

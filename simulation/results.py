@@ -1,0 +1,123 @@
+"""What `relax`, `run_md` and `singlepoint` give back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
+
+from equipot.errors import EquipotError, error_from_problem
+from equipot.simulation.trajectory import frame_index, read_frames
+from equipot.simulation.verdicts import Outcome
+from equipot.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SinglepointResult:
+    """The numbers of one structure.
+
+    `atoms` is a new object with these numbers in its calculator, None for a rejected structure. forces_ev_per_ang
+    (n_atoms, 3); stress_ev_per_ang3 (6,) in ASE's sign and Voigt order, None if the system is not periodic in all
+    directions. Numbers that were never computed are None, and `reason` says why.
+    """
+
+    system_idx: int
+    atoms: Atoms | None
+    outcome: Outcome
+    criterion: str
+    energy_ev: float | None
+    energies_ev: np.ndarray | None
+    forces_ev_per_ang: np.ndarray | None
+    stress_ev_per_ang3: np.ndarray | None
+    fmax_ev_per_ang: float | None
+    n_steps: int
+    domain_distance: float | None
+    reason: EquipotError | None
+    warnings: tuple[str, ...]
+    model: str | None
+    model_sha256: str | None
+    level_of_theory: str | None
+    dtype: str | None
+    device: str | None
+    bitwise: bool
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], atoms: Atoms | None, **more: Any) -> Self:
+        """The result behind one record of a run (see verdicts.SystemResult)."""
+        values = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        values["outcome"] = Outcome(record["outcome"])
+        values["reason"] = error_from_problem(record["reason"]) if record["reason"] else None
+        values["warnings"] = tuple(record["warnings"])
+        for name in ("energies_ev", "forces_ev_per_ang", "stress_ev_per_ang3"):
+            values[name] = None if record[name] is None else np.array(record[name])
+        return cls(**values, atoms=atoms, **more)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RelaxResult(SinglepointResult):
+    """A relaxed structure: converged or not, and by which criterion."""
+
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MDResult(SinglepointResult):
+    """The end of a dynamics, and the way there: `trajectory` holds the saved frames as Atoms."""
+
+    time_fs: float | None
+    temperature_k: float | None
+    seed: int | None
+    trajectory: Sequence[Atoms]
+
+
+class SavedTrajectory(Sequence["Atoms"]):
+    """The saved frames of one system of a run, read from its directory when they are asked for."""
+
+    def __init__(self, directory: Path, system: int) -> None:
+        self._directory = directory
+        self._system = system
+
+    @cached_property
+    def _n_frames(self) -> int:
+        return len(frame_index(self._directory, self._system))
+
+    def __len__(self) -> int:
+        return self._n_frames
+
+    @overload
+    def __getitem__(self, index: int) -> Atoms: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Atoms]: ...
+    def __getitem__(self, index: int | slice) -> Atoms | list[Atoms]:
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            if chosen.step < 0:
+                return [self[i] for i in chosen]
+            frames = read_frames(self._directory, self._system, chosen.start, chosen.stop, chosen.step)
+            return [frame.to_atoms() for frame in frames]
+        place = range(len(self))[index]  # raises IndexError
+        (frame,) = read_frames(self._directory, self._system, place, place + 1)
+        return frame.to_atoms()
+
+
+def final_structure(data: Mapping[str, Any]) -> Structure:
+    """The structure in a record, not checked: a run that diverged may have ended anywhere."""
+    return Structure(
+        numbers=data["numbers"],
+        positions_ang=data["positions"],
+        cell_ang=data["cell"],
+        pbc=tuple(data["pbc"]),
+        velocities_ang_per_fs=data.get("velocities"),
+        masses_u=data.get("masses"),
+        charge_e=data.get("charge", 0.0),
+        spin_multiplicity=data.get("spin_multiplicity"),
+        fixed_atoms=tuple(data.get("fixed_atoms", ())),
+        info=data.get("info", {}),
+    )

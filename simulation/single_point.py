@@ -1,0 +1,48 @@
+"""A single point: one evaluation and the end."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from equipot.simulation.motion import Bodies, State, largest_force_ev_per_ang
+from equipot.simulation.verdicts import Outcome, Verdict
+from equipot.structure import Structure
+
+
+class SinglePoint:
+    """Nothing moves."""
+
+    name: ClassVar[str] = "singlepoint"
+    format_version: ClassVar[int] = 1
+
+    def __init__(self, structure: Structure) -> None:
+        self._structure = structure
+        self._bodies = Bodies.of(structure)
+
+    def start(self) -> State:
+        return State(0, self._structure.positions_ang, self._structure.velocities_ang_per_fs)
+
+    def move(self, state: State) -> State:
+        raise AssertionError("a single point ends at step 0")
+
+    def settle(self, moved: State) -> State:
+        return moved
+
+    def verdict(self, state: State) -> Verdict | None:
+        return Verdict(Outcome.COMPLETED, "one evaluation")
+
+    def time_fs(self, state: State) -> float | None:
+        return None
+
+    def fmax_ev_per_ang(self, state: State) -> float:
+        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
+
+    def temperature_k(self, state: State) -> float | None:
+        return None
+
+    def conserved_ev(self, state: State) -> float | None:
+        return None
+
+    def observables(self, state: State) -> dict[str, Any]:
+        assert state.evaluation is not None
+        return {"energy_ev": state.evaluation.energy_ev, "fmax_ev_per_ang": self.fmax_ev_per_ang(state)}

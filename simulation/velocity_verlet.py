@@ -1,0 +1,92 @@
+"""Velocity Verlet: dynamics at constant energy (Swope, Andersen, Berens, Wilson, J. Chem. Phys. 76, 637, 1982)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from equipot.params import MDParams
+from equipot.simulation.motion import Bodies, State, largest_force_ev_per_ang
+from equipot.simulation.velocities import (
+    degrees_of_freedom,
+    kinetic_energy_ev,
+    start_velocities_ang_per_fs,
+    temperature_k,
+)
+from equipot.simulation.verdicts import Outcome, Verdict
+from equipot.structure import Structure
+from equipot.units import ANG_PER_FS2_PER_EV_PER_ANG_U
+
+
+class VelocityVerlet:
+    """Constant energy: half a kick, a drift, and half a kick with the new forces. Conserves the total energy."""
+
+    name: ClassVar[str] = "velocity_verlet"
+    format_version: ClassVar[int] = 1
+
+    def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
+        assert params.timestep_fs is not None, "the parameters must be resolved"
+        assert params.n_steps is not None, "the parameters must be resolved"
+        self._structure = structure
+        self._params = params
+        self._seed = seed
+        self._bodies = Bodies.of(structure)
+        self._timestep_fs = params.timestep_fs
+        self._n_steps = params.n_steps
+        self._n_degrees = degrees_of_freedom(params, self._bodies, structure.positions_ang)
+        self._half_kick = 0.5 * self._timestep_fs * ANG_PER_FS2_PER_EV_PER_ANG_U / self._bodies.masses_u
+        self._half_kick = self._half_kick * self._bodies.free  # (n_atoms, 1), Å/fs per eV/Å
+
+    def start(self) -> State:
+        velocities = start_velocities_ang_per_fs(self._structure, self._bodies, self._params, self._seed)
+        return State(step=0, positions_ang=self._structure.positions_ang, velocities_ang_per_fs=velocities)
+
+    def move(self, state: State) -> State:
+        assert state.velocities_ang_per_fs is not None
+        velocities = state.velocities_ang_per_fs + self._half_kick * state.forces_ev_per_ang
+        positions = state.positions_ang + self._timestep_fs * velocities
+        return replace(
+            state,
+            step=state.step + 1,
+            positions_ang=positions,
+            velocities_ang_per_fs=velocities,
+            evaluation=None,
+        )
+
+    def settle(self, moved: State) -> State:
+        assert moved.velocities_ang_per_fs is not None
+        velocities = moved.velocities_ang_per_fs + self._half_kick * moved.forces_ev_per_ang
+        return replace(moved, velocities_ang_per_fs=velocities)
+
+    def verdict(self, state: State) -> Verdict | None:
+        if state.step < self._n_steps:
+            return None
+        return Verdict(Outcome.COMPLETED, f"{self._n_steps} steps of {self._timestep_fs:g} fs")
+
+    def time_fs(self, state: State) -> float | None:
+        return state.step * self._timestep_fs
+
+    def fmax_ev_per_ang(self, state: State) -> float:
+        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
+
+    def kinetic_ev(self, state: State) -> float:
+        assert state.velocities_ang_per_fs is not None
+        return kinetic_energy_ev(self._bodies.masses_u, state.velocities_ang_per_fs)
+
+    def temperature_k(self, state: State) -> float | None:
+        return temperature_k(self.kinetic_ev(state), self._n_degrees)
+
+    def conserved_ev(self, state: State) -> float | None:
+        assert state.evaluation is not None
+        return state.evaluation.energy_ev + self.kinetic_ev(state)
+
+    def observables(self, state: State) -> dict[str, Any]:
+        assert state.evaluation is not None
+        kinetic = self.kinetic_ev(state)
+        return {
+            "energy_ev": state.evaluation.energy_ev,
+            "kinetic_ev": kinetic,
+            "temperature_k": temperature_k(kinetic, self._n_degrees),
+            "fmax_ev_per_ang": self.fmax_ev_per_ang(state),
+            "conserved_ev": self.conserved_ev(state),
+        }
