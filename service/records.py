@@ -106,6 +106,7 @@ class ShardClaim:
     system_offset: int
     n_systems: int
     wall_left_s: float | None  #: running time left to the job, if limited
+    alone: bool = False  #: a worker died with it and others: nothing else runs until it has passed a checkpoint
 
     @property
     def name(self) -> str:

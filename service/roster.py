@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 from redis import Redis
@@ -48,3 +49,8 @@ class Roster:
     def _now(self) -> float:
         seconds, microseconds = self._redis.time()
         return float(seconds) + float(microseconds) / 1e6
+
+
+def worker_id_of(pid: int) -> str:
+    """The name of the worker that is process `pid` of this machine."""
+    return f"{socket.gethostname()}-{pid}"

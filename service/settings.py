@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     threads_per_worker: int | None = Field(None, ge=1, description="if absent, cores divided by workers")
     preload_model: str = Field("organic", description="the potential a worker loads before its first job; '' for none")
     turn_s: float = Field(1.0, gt=0, description="how long one shard runs before the next has its turn")
-    max_shards_per_worker: int = Field(8, ge=1, description="shards one worker takes turns with")
+    max_shards_per_worker: int = Field(64, ge=1, description="shards one worker takes turns with, one of a job")
     shard_max_systems: int = Field(256, ge=1, description="most systems in one shard")
     shard_max_atoms: int = Field(50_000, ge=1, description="most atoms in one shard, but never less than one system")
 

@@ -1,22 +1,23 @@
--- Give a worker the next shard. Returns nil, or {name, attempt, static JSON, offset, n_systems, ran_ms}.
+-- Give a worker the next shard. Returns nil, or {name, attempt, static JSON, offset, n_systems, ran_ms, alone}.
 -- ARGV: worker, nonce of this call, lease ms, most shards, device of the worker, classes it serves ...
 local worker, nonce, lease_ms, most, device = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 local function answer(name)
   local job, index = split(name)
-  local s = redis.call('HMGET', shard_key(job, index), 'attempt', 'offset', 'n_systems')
+  local s = redis.call('HMGET', shard_key(job, index), 'attempt', 'offset', 'n_systems', 'alone')
   local j = redis.call('HMGET', job_key(job), 'static', 'ran_ms', 'running_since')
   local ran = tonumber(j[2] or '0')
   if j[3] then ran = ran + now_ms() - tonumber(j[3]) end
-  return {name, s[1], j[1], s[2], s[3], tostring(ran)}
+  return {name, s[1], j[1], s[2], s[3], tostring(ran), s[4] or '0'}
 end
 
-local held = redis.call('SMEMBERS', held_key(worker))
+local held, jobs_held = redis.call('SMEMBERS', held_key(worker)), {}
 for _, name in ipairs(held) do  -- the answer to this very call was lost on the way
   local job, index = split(name)
   local s = redis.call('HMGET', shard_key(job, index), 'nonce', 'alone')
   if s[1] == nonce then return answer(name) end
   if s[2] == '1' then return nil end
+  jobs_held[job] = true
 end
 if #held >= most then return nil end
 
@@ -25,10 +26,9 @@ for position = 6, #ARGV do
   for _, name in ipairs(redis.call('ZRANGE', pending, 0, 31)) do
     local job, index = split(name)
     local key = shard_key(job, index)
-    local s = redis.call('HMGET', key, 'state', 'alone')
-    if s[1] ~= 'pending' then
+    if redis.call('HGET', key, 'state') ~= 'pending' then
       redis.call('ZREM', pending, name)
-    elseif s[2] ~= '1' or #held == 0 then
+    elseif not jobs_held[job] then
       redis.call('ZREM', pending, name)
       redis.call('HINCRBY', key, 'attempt', 1)
       redis.call('HSET', key, 'state', 'running', 'worker', worker, 'nonce', nonce)

@@ -88,12 +88,18 @@ local function roll_up(job)
   return unfinished, running
 end
 
--- What the shard's worker keeps besides it: `company` says that a crash could be the fault of another shard.
+-- `company` says that a crash of the worker could be the fault of another shard it holds. While it holds a shard that
+-- must run alone, only that one has turns.
 local function mark_company(worker)
   local names = redis.call('SMEMBERS', held_key(worker))
+  local alone
   for _, name in ipairs(names) do
     local job, index = split(name)
-    redis.call('HSET', shard_key(job, index), 'company', #names > 1 and '1' or '0')
+    if redis.call('HGET', shard_key(job, index), 'alone') == '1' then alone = name end
+  end
+  for _, name in ipairs(names) do
+    local job, index = split(name)
+    redis.call('HSET', shard_key(job, index), 'company', (#names == 1 or name == alone) and '0' or '1')
   end
 end
 

@@ -7,7 +7,7 @@ local key = shard_key(job, index)
 redis.call('ZADD', P .. 'leases', now_ms() + tonumber(ARGV[4]), name)
 redis.call('HSET', key, 'step', ARGV[5], 'n_done', ARGV[6], 'outcomes', ARGV[7])
 if ARGV[8] ~= '' then redis.call('HSET', key, 'checkpoint_step', ARGV[8]) end
-if ARGV[9] == '1' then redis.call('HSET', key, 'crashes', 0, 'alone', '0') end
+if ARGV[9] == '1' then redis.call('HSET', key, 'crashes', 0, 'alone', '0') mark_company(ARGV[3]) end
 roll_up(job)
 for _, event in ipairs(cjson.decode(ARGV[10])) do
   emit(job, event[1], event[2])

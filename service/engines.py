@@ -1,0 +1,47 @@
+"""Potentials kept warm: one for each set of weights, dtype and device."""
+
+from __future__ import annotations
+
+import structlog
+
+from equipot.errors import NotResumableError
+from equipot.models.loading import load_potential
+from equipot.params import Device, Dtype
+from equipot.simulation.providers import ForceProvider, NativeProvider
+
+log = structlog.get_logger()
+
+
+class Engines:
+    """Loads a potential when it is first asked for and keeps it as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._providers: dict[tuple[str, str, str], ForceProvider] = {}
+        self._names: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        """What is loaded, as `name dtype device`."""
+        return list(self._names)
+
+    def get(self, model: str, sha256: str | None, dtype: Dtype, device: Device) -> ForceProvider:
+        """Forces from this potential.
+
+        Raises UnknownModelError if it is not registered, NotResumableError if its weights are not the ones with
+        `sha256` (None takes whatever is there).
+        """
+        if sha256 is not None and (sha256, dtype, device) in self._providers:
+            return self._providers[sha256, dtype, device]
+        potential = load_potential(model, device, dtype)
+        if sha256 not in (None, potential.sha256):
+            raise NotResumableError(
+                f"The weights of {model!r} on this worker are not those the job was submitted with "
+                f"({potential.sha256[:12]}… instead of {str(sha256)[:12]}…).",
+                hint="Give all workers the same weights; a job never changes its weights.",
+            )
+        key = (potential.sha256, dtype, device)
+        if key not in self._providers:
+            self._providers[key] = NativeProvider(potential)
+            self._names.append(f"{potential.name} {dtype} {device}")
+            log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
+        return self._providers[key]
