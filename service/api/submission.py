@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
-from vesin import NeighborList
 
 from equipot.cards import PotentialCard, find_model
 from equipot.errors import (
@@ -22,6 +20,7 @@ from equipot.errors import (
     PayloadTooLargeError,
     SystemTooLargeError,
 )
+from equipot.pairs import count_neighbours
 from equipot.params import (
     JOB_REQUEST,
     PARAMS_OF_KIND,
@@ -60,7 +59,9 @@ class Submission:
         return {
             "n_systems": len(self.structures),
             "n_atoms": sum(s.n_atoms for s in self.structures),
-            "n_edges": sum(n_edges(s, self.card.cutoff_ang) for s in self.structures),
+            "n_edges": sum(
+                count_neighbours(s.positions_ang, s.cell_ang, s.pbc, self.card.cutoff_ang) for s in self.structures
+            ),
         }
 
 
@@ -119,15 +120,6 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
     return Submission(job, card, structures, _resolved(job, structures), warnings)
-
-
-def n_edges(structure: Structure, cutoff_ang: float) -> int:
-    """Pairs of atoms (both directions, images included) closer than the cutoff."""
-    box = structure.cell_ang if structure.is_periodic else np.zeros((3, 3))
-    (first,) = NeighborList(cutoff=cutoff_ang, full_list=True).compute(
-        points=structure.positions_ang, box=box, periodic=np.array(structure.pbc), quantities="i"
-    )
-    return len(first)
 
 
 def _structure(

@@ -1,4 +1,4 @@
-"""A structure as it is submitted, stored and computed, and the checks it must pass. numpy only.
+"""A structure as it is submitted, stored and computed, and the checks it must pass. No torch.
 
 The JSON form is `{"numbers"|"symbols", "positions" [N][3] Å, "cell" [3][3] Å or null, "pbc" [3], optional
 "velocities" Å/fs, "masses" u, "charge" e, "spin_multiplicity", "fixed_atoms" [int], "info"}`.
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from vesin import NeighborList
 
 from equipot.elements import NUMBERS, SYMBOLS
 from equipot.errors import (
@@ -24,6 +23,7 @@ from equipot.errors import (
     SystemTooLargeError,
     UnsupportedElementError,
 )
+from equipot.pairs import closest_pair
 
 LARGEST_COORDINATE_ANG = 1.0e4
 SMALLEST_DISTANCE_ANG = 0.3
@@ -195,9 +195,7 @@ def check_structure(structure: Structure, pointer: str = "", max_atoms: int = MA
     return structure
 
 
-def check_against_model(
-    structure: Structure, elements: Collection[str], model: str, pointer: str = ""
-) -> None:
+def check_against_model(structure: Structure, elements: Collection[str], model: str, pointer: str = "") -> None:
     """Refuse what a potential was not trained for: elements, charge, open shells.
 
     Raises UnsupportedElementError or InvalidParameterError, naming the culprit and what the potential knows.
@@ -354,19 +352,15 @@ def _completed(cell: np.ndarray, missing: list[int]) -> np.ndarray:
 
 
 def _refuse_close_atoms(structure: Structure, pointer: str) -> None:
-    box = structure.cell_ang if structure.is_periodic else np.zeros((3, 3))
-    first, second, distance = NeighborList(cutoff=SMALLEST_DISTANCE_ANG, full_list=False).compute(
-        points=structure.positions_ang, box=box, periodic=np.array(structure.pbc), quantities="ijd"
-    )
-    if len(distance):
-        closest = int(np.argmin(distance))
-        i, j = int(first[closest]), int(second[closest])
+    pair = closest_pair(structure.positions_ang, structure.cell_ang, structure.pbc, SMALLEST_DISTANCE_ANG)
+    if pair is not None:
+        i, j = sorted((pair.first, pair.second))
         raise AtomsTooCloseError(
-            f"Atoms {i} and {j} are {distance[closest]:.3f} Å apart (limit {SMALLEST_DISTANCE_ANG} Å).",
+            f"Atoms {i} and {j} are {pair.distance_ang:.3f} Å apart (limit {SMALLEST_DISTANCE_ANG} Å).",
             culprits=[
                 Culprit(
-                    f"{pointer}/positions/{max(i, j)}",
-                    f"{distance[closest]:.3f} Å from atom {min(i, j)}",
+                    f"{pointer}/positions/{j}",
+                    f"{pair.distance_ang:.3f} Å from atom {i}",
                     "Remove the duplicate atom or separate the two. Periodic images count.",
                 )
             ],
