@@ -12,8 +12,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 MOST_SHIFTS = 2_000_000  # images of the cell within reach; beyond, the cell is far too small for the distance
-    2_000_000  # images of the cell within reach; beyond, the cell is far too small for the distance asked about
-)
 
 
 @dataclass(frozen=True)
