@@ -233,7 +233,7 @@ def invalid_parameters(
         location = [part for part in item["loc"] if part not in ("singlepoint", "relax", "md", "function-after")]
         pointer = prefix + "".join(f"/{part}" for part in location)
         hint = ""
-        if item["type"] == "extra_forbidden" and known is not None:
+        if item["type"] == "extra_forbidden" and known is not None and len(location) == 1:
             hint = "Known here: " + ", ".join(known.model_fields) + "."
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":

@@ -1,0 +1,193 @@
+"""Runs on this machine: read, compute, show, write; stop and go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from equipot.cards import registry
+from equipot.errors import EquipotError, InputError
+from equipot.params import AnyParams, JobKind
+from equipot.service.commands.display import RunProgress, err, exit_status, out, show_json, show_results
+from equipot.service.commands.output import Output
+from equipot.structure import Structure, check_against_model
+
+if TYPE_CHECKING:
+    from equipot.simulation.providers import ForceProvider
+    from equipot.simulation.run import Progress, Run
+
+TURN_S = 0.2
+INTERRUPTED = 130
+
+
+def run_here(
+    kind: JobKind,
+    names: Sequence[str],
+    structures: Sequence[Structure | EquipotError],
+    params: AnyParams,
+    *,
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    output: Output | None,
+    skip_invalid: bool,
+    as_json: bool,
+) -> int:
+    """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
+    from tempfile import TemporaryDirectory
+
+    from equipot.simulation.run import Run
+
+    provider = _loaded(model, device, dtype, as_json)
+    if not skip_invalid:
+        _refuse_unfit(names, structures, provider)
+    with TemporaryDirectory(prefix="equipot-") as scratch, RunProgress(kind, quiet=as_json) as progress:
+        chosen = output or Output(Path(scratch) / "run")
+        callbacks = _callbacks(progress)
+        chosen.folder.mkdir(parents=True, exist_ok=True)
+        run = Run.start(chosen.folder, kind=kind, structures=structures, params=params, provider=provider, **callbacks)
+        chosen.begin(names)
+        if not _to_the_end(run):
+            return _interrupted(run, output)
+        progress.__exit__(None, None, None)
+        return _report(run, kind, chosen, kept=output is not None, as_json=as_json)
+
+
+def resume_here(folder: Path, *, as_json: bool) -> int:
+    """Go on with the run in a folder, on the model, device and dtype it was begun with."""
+    from equipot.simulation.request import RunRequest
+    from equipot.simulation.run import Run
+
+    request = RunRequest.read(folder)
+    began = request.provider
+    provider = _loaded(str(began["model"]), began["device"], began["dtype"], as_json)
+    output = Output.of_run(folder)
+    with RunProgress(request.kind, quiet=as_json) as progress:
+        run = Run.resume(folder, provider, **_callbacks(progress))
+        if not _to_the_end(run):
+            return _interrupted(run, output)
+        progress.__exit__(None, None, None)
+        return _report(run, request.kind, output, kept=True, as_json=as_json)
+
+
+def _loaded(model: str, device: str | None, dtype: str | None, as_json: bool) -> ForceProvider:
+    """The forces behind a model name, the path of a card, or the name of an announced calculator."""
+    from equipot.calculator.plugins import find_calculators, load_calculator
+
+    known = registry()
+    ours = model in known or any(model in card.aliases for _, card in known.values()) or model.endswith(".json")
+    if not ours and model in find_calculators():
+        from equipot.simulation.providers import AseProvider
+
+        return AseProvider(load_calculator(model), name=model)
+    from equipot.cards import find_model
+
+    if not model.endswith(".json"):
+        find_model(model)  # an unknown name is said before torch is loaded
+    with err.status(f"loading {model}") if err.is_terminal and not as_json else _nothing():
+        from equipot.simulation.api import provider_for
+
+        return provider_for(model, device=device, dtype=dtype)
+
+
+def _refuse_unfit(
+    names: Sequence[str], structures: Sequence[Structure | EquipotError], provider: ForceProvider
+) -> None:
+    """Refuse the whole run, as the service does, if one structure cannot be computed."""
+    identity = provider.identity
+    elements = identity["elements"]
+    if elements is None:
+        return
+    for name, structure in zip(names, structures, strict=True):
+        assert isinstance(structure, Structure)
+        try:
+            check_against_model(structure, elements, identity["model"])
+        except InputError as error:
+            hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
+            raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error
+
+
+def _callbacks(progress: RunProgress) -> dict[str, Callable[..., None]]:
+    def on_progress(report: Progress) -> None:
+        progress.update(report.step, report.n_steps, report.n_done, report.n_systems)
+
+    return {"on_progress": on_progress, "on_thermo": progress.thermo}
+
+
+def _to_the_end(run: Run) -> bool:
+    """Advance until every system has ended; False if the user interrupted (a second Ctrl-C acts at once)."""
+    with _noted_signals() as noted:
+        while run.advance(seconds=TURN_S):
+            if noted:
+                return False
+    return True
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
+
+
+def _interrupted(run: Run, output: Output | None) -> int:
+    with run:
+        if output is not None:
+            run.checkpoint()
+        progress = run.progress
+    message = (
+        f"Interrupted at step {progress.step} of {progress.n_steps}, {progress.n_done} of {progress.n_systems} done."
+    )
+    err.print(Text(message, style="yellow"), soft_wrap=True)
+    if output is not None:
+        err.print(Text(f"A checkpoint is written. Go on with: equipot resume {output.folder}"), soft_wrap=True)
+    return INTERRUPTED
+
+
+def _report(run: Run, kind: JobKind, output: Output, *, kept: bool, as_json: bool) -> int:
+    with run:
+        results = run.results
+    names = output.names(len(results))
+    document = _document(kind, run, results, names)
+    paths = output.finish(kind, document) if kept else []
+    if as_json:
+        show_json({**document, "files": [str(path) for path in paths]})
+    else:
+        show_results(kind, results, names)
+        for path in paths:
+            out.print(Text(f"  {path}", style="dim"), soft_wrap=True)
+    return exit_status(results)
+
+
+def _document(kind: str, run: Run, results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """What result.json and --json hold."""
+    return {
+        "kind": kind,
+        "provider": {key: value for key, value in run.request.provider.items() if key != "pins"},
+        "params": run.request.params.model_dump(mode="json"),
+        "systems": [{"name": name, **result} for name, result in zip(names, results, strict=True)],
+    }
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,84 @@
+"""`equipot models`: what can be computed with. Reads cards, never weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from equipot.calculator.plugins import find_calculators
+from equipot.cards import PotentialCard, find_model, registry
+from equipot.service.commands.display import err, out, show_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("models")(models)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="A model to show in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models, or show one: elements, level of theory, errors on test sets, limits.
+
+    Example: equipot models organic
+    """
+    if name is not None:
+        _, card = find_model(name)
+        if as_json:
+            show_json(card.model_dump(mode="json"))
+        else:
+            _show(card)
+        return
+    cards = [card for _, card in registry().values()]
+    plugins = list(find_calculators().values())
+    if as_json:
+        calculators = [plugin.model_dump(mode="json") for plugin in plugins]
+        show_json({"models": [card.summary() for card in cards], "calculators": calculators})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("model", "elements", "level of theory", "description"):
+        table.add_column(heading, overflow="fold")
+    for card in cards:
+        names = Text(card.name) + Text("".join(f"\n{alias}" for alias in card.aliases), style="dim")
+        table.add_row(names, " ".join(card.elements), card.level_of_theory, card.description)
+    for plugin in plugins:
+        table.add_row(Text(plugin.name), " ".join(plugin.elements), plugin.level_of_theory, "ASE calculator, here only")
+    out.print(table)
+    if not cards:
+        err.print("No potential is installed. Set EQUIPOT_MODEL_PATH to a folder of cards.")
+
+
+def _show(card: PotentialCard) -> None:
+    out.print(Text.assemble((card.name, "bold"), f" ({', '.join(card.aliases)})" if card.aliases else ""))
+    out.print(Text(card.description))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in (
+        ("elements", " ".join(card.elements)),
+        ("level of theory", card.level_of_theory),
+        ("cutoff", f"{card.cutoff_ang:g} Å"),
+        ("parameters", f"{card.n_parameters:,}"),
+        ("energy zero", card.energy_reference),
+        ("trained on", f"{card.training_data.n_frames:,} frames: {card.training_data.description}"),
+        ("licence", card.licence),
+        ("sha256", card.weights_sha256),
+    ):
+        grid.add_row(key, Text(value))
+    out.print(grid)
+    if card.test_errors:
+        table = Table(box=None, header_style="bold", pad_edge=False, title="errors on test sets", title_justify="left")
+        table.add_column("test set", overflow="fold")
+        for heading in ("frames", "E MAE meV/atom", "E RMSE", "F MAE meV/Å", "F RMSE"):
+            table.add_column(heading, justify="right")
+        for error in card.test_errors:
+            energies = (error.energy_mae_mev_per_atom, error.energy_rmse_mev_per_atom)
+            forces = (error.force_mae_mev_per_ang, error.force_rmse_mev_per_ang)
+            table.add_row(error.test_set, str(error.n_frames), *(f"{value:.2f}" for value in (*energies, *forces)))
+        out.print(table)
+    for limit in card.limits:
+        out.print(Text(f"• {limit}"))
