@@ -1,35 +1,30 @@
-"""Serve the API: `python -m equipot.service.api`, with the settings of the environment (EQUIPOT_*)."""
+"""Serve the API: `python -m equipot.service.api`, with the settings of the environment (EQUIPOT_*).
+
+Started like this, the children that read uploaded files need not load the program that started the server.
+"""
 
 from __future__ import annotations
 
-from types import FrameType
+GRACE_S = 5  #: for answers under way when the server is asked to stop; streams end at once
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; streams are told to end first."""
+    """Serve until SIGTERM or SIGINT."""
     import uvicorn
 
     from equipot.service.api.app import create_app
     from equipot.service.settings import Settings
 
     settings = Settings()
-    app = create_app(settings)
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            app.state.services.closing.set()
-            super().handle_exit(sig, frame)
-
-    config = uvicorn.Config(
-        app,
+    uvicorn.run(
+        create_app(settings),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=5,
         server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
-    Server(config).run()
 
 
 if __name__ == "__main__":

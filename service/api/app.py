@@ -6,8 +6,11 @@ It never imports torch, and ASE only inside the children that read files and for
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 from fastapi import FastAPI
 
@@ -20,6 +23,7 @@ from equipot.service.api.openapi import describe
 from equipot.service.api.routes import jobs, models, operations, pages, results, structures
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.logs import configure_logs
 from equipot.service.redis_server import connect
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
@@ -36,10 +40,13 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     settings = settings or Settings()
     store = store or _store(settings)
 
+    closing = asyncio.Event()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        app.state.services.closing.set()
+        configure_logs(settings, process="api")
+        with _told_to_stop(closing):
+            yield
 
     app = FastAPI(
         title="equipot",
@@ -50,7 +57,6 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
         lifespan=lifespan,
         responses=PROBLEMS,
     )
-    closing = asyncio.Event()
     metrics = Metrics()
     app.state.services = Services(settings, store, metrics, FileReader(), EventHub(store, closing), closing)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
@@ -61,6 +67,30 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     app.add_middleware(SameSite)
     app.add_middleware(RequestFrame, metrics=metrics)
     return app
+
+
+@contextmanager
+def _told_to_stop(closing: asyncio.Event) -> Iterator[None]:
+    """Set `closing` at SIGTERM or SIGINT: a server tells the app only after its streams have ended, which they never do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(closing.set)
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in handlers:
+        signal.signal(number, tell)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _store(settings: Settings) -> JobStore:

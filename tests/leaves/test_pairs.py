@@ -14,10 +14,10 @@ from equipot.pairs import closest_pair, count_neighbours
 DISTANCE_ROUNDING_ANG = 1e-9
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(60))
 def test_any_cell_gives_the_pairs_of_the_neighbour_search(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    cell = rng.normal(size=(3, 3)) * rng.uniform(0.5, 6) + np.eye(3) * rng.uniform(1, 6)
+    cell = np.diag(rng.uniform(2, 8, 3)) + rng.normal(size=(3, 3))
     pbc = (bool(rng.integers(2)), bool(rng.integers(2)), bool(rng.integers(2)))
     positions = rng.uniform(-10, 20, (rng.integers(1, 30), 3))  # many lie outside the cell
     cutoff_ang = float(rng.uniform(0.3, 5))
