@@ -97,7 +97,7 @@ def _newest_readable(directory: Path, load: Callable[[Path], T]) -> T | None:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         header = json.loads(file["header"].tobytes())
         values = file["values"]
     if header["format_version"] > FORMAT_VERSION:

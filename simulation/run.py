@@ -89,16 +89,12 @@ class Run:
         self._failure: BaseException | None = None
         self._recorder: Recorder | None = None
         self._last_commit = self._last_report = time.monotonic()
-        checkpoint = load_checkpoint(directory)
-        if checkpoint is None or not checkpoint[0]["complete"]:
-            self._recorder = Recorder(directory, attempt)
-            checkpoint = load_checkpoint(directory)  # once more, now that no earlier attempt can write another
-            self._recorder.go_on_from(checkpoint[0] if checkpoint else None)
-        self._has_checkpoint = checkpoint is not None
-        if checkpoint is None:
-            self._begin()
-        else:
-            self._continue(*checkpoint, provider.identity)
+        self._has_checkpoint = False
+        try:
+            self._take_up(provider.identity)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def start(
@@ -219,6 +215,19 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _take_up(self, identity: Mapping[str, Any]) -> None:
+        """Begin, go on, or only open what is complete."""
+        checkpoint = load_checkpoint(self.directory)
+        if checkpoint is None or not checkpoint[0]["complete"]:
+            self._recorder = Recorder(self.directory, self.attempt)
+            checkpoint = load_checkpoint(self.directory)  # once more, now that no earlier attempt can write another
+            self._recorder.go_on_from(checkpoint[0] if checkpoint else None)
+        self._has_checkpoint = checkpoint is not None
+        if checkpoint is None:
+            self._begin()
+        else:
+            self._continue(*checkpoint, identity)
 
     def _begin(self) -> None:
         for idx, structure in enumerate(self.request.structures, self.request.system_offset):

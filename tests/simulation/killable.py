@@ -1,0 +1,59 @@
+"""A run that is made to be killed: `python killable.py KIND DIRECTORY` begins it, or goes on where it was left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+
+from equipot.calculator.convert import from_atoms
+from equipot.params import RelaxParams
+from equipot.simulation.api import run_md
+from equipot.simulation.providers import AseProvider
+from equipot.simulation.run import Run
+
+
+def main(kind: str, folder: str) -> None:
+    directory = Path(folder)
+    crystal, slab, water = bulk("Cu", cubic=True), fcc111("Cu", (2, 1, 2), vacuum=5.0), molecule("H2O")
+    slab.set_constraint(FixAtoms(indices=[0]))
+    structures = [crystal, slab, water]
+    for atoms in structures:
+        atoms.rattle(0.12, seed=4)
+    if kind == "relax":
+        if (directory / "request.json").exists():
+            run = Run.resume(directory, AseProvider(EMT()))
+        else:
+            params = RelaxParams(fmax_ev_per_ang=1e-5, max_steps=80, checkpoint_every_s=0.01)
+            run = Run.start(
+                directory,
+                kind="relax",
+                structures=[from_atoms(atoms) for atoms in structures],
+                params=params,
+                provider=AseProvider(EMT()),
+            )
+        with run:
+            while run.advance(seconds=0.05):
+                pass
+        return
+    run_md(
+        structures,
+        EMT(),
+        output=directory,
+        resume=True,
+        ensemble=kind,
+        n_steps=160,
+        timestep_fs=1.0,
+        temperature_k=500.0,
+        seed=[7, 8, 9],
+        save_every=7,
+        thermo_every=3,
+        checkpoint_every_s=0.01,
+    )
+
+
+if __name__ == "__main__":
+    main(*globals().get("arguments", sys.argv[1:]))  # runpy hands them over as a global

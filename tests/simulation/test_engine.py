@@ -1,0 +1,195 @@
+"""No system depends on its company: not on who is there, who joins, who leaves and who breaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from equipot.models.loading import load_potential
+from equipot.params import Guard, Guards, MDParams, RelaxParams
+from equipot.simulation.engine import Engine, Moving
+from equipot.simulation.fire import Fire
+from equipot.simulation.langevin import Langevin
+from equipot.simulation.motion import Motion
+from equipot.simulation.providers import ForceProvider, NativeProvider
+from equipot.simulation.velocity_verlet import VelocityVerlet
+from equipot.simulation.verdicts import Outcome, Verdict
+from equipot.structure import Structure
+
+KINDS = ("relax", "nve", "nvt")
+
+
+def motion(kind: str, structure: Structure, n_steps: int, seed: int, **more: Any) -> Motion:
+    if kind == "relax":
+        return Fire(structure, RelaxParams(max_steps=n_steps, fmax_ev_per_ang=0.001))
+    given = MDParams(**{"ensemble": kind, "n_steps": n_steps, "temperature_k": 20.0, "timestep_fs": 2.0, **more})
+    return (VelocityVerlet if kind == "nve" else Langevin)(structure, given.resolved([structure.numbers]), seed)
+
+
+def system(
+    idx: int,
+    structure: Structure,
+    kind: str,
+    n_steps: int = 20,
+    seed: int = 5,
+    guards: Guards | None = None,
+    **more: Any,
+) -> Moving:
+    moves = motion(kind, structure, n_steps, seed, **more)
+    return Moving(idx, structure, moves, moves.start(), guards or Guards())
+
+
+def run(provider: ForceProvider, systems: list[Moving], joins_at: dict[int, int] | None = None) -> dict[int, Any]:
+    """Run systems together; gives every state and the verdict of each as bits. A system joins at its given step."""
+    engine = Engine(provider)
+    waiting = sorted(systems, key=lambda s: (joins_at or {}).get(s.idx, 0))
+    story: dict[int, list[Any]] = {s.idx: [] for s in systems}
+    step = 0
+    while engine.systems or waiting:
+        while waiting and (joins_at or {}).get(waiting[0].idx, 0) <= step:
+            engine.add(waiting.pop(0))
+        for event in engine.step():
+            state = event.system.state
+            velocities = b"" if state.velocities_ang_per_fs is None else state.velocities_ang_per_fs.tobytes()
+            forces = b"" if state.evaluation is None else state.evaluation.forces_ev_per_ang.tobytes()
+            outcome = event.verdict.outcome if event.verdict else None
+            story[event.system.idx].append((state.step, state.positions_ang.tobytes(), velocities, forces, outcome))
+        step += 1
+    return story
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[list[tuple[int, str, int, int]], dict[int, int]]:
+    """Systems as (atoms, kind, steps, seed), and when each joins."""
+    one = st.tuples(st.integers(1, 6), st.sampled_from(KINDS), st.integers(0, 12), st.integers(0, 3))
+    crowd = draw(st.lists(one, min_size=2, max_size=7))
+    return crowd, {idx: draw(st.integers(0, 5)) for idx in range(len(crowd))}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(crowds())
+def test_batched_is_alone_to_the_last_bit_whoever_joins_when(forces: Any, crowd: Any) -> None:
+    specifications, joins_at = crowd
+    provider = forces.LennardJones()
+
+    def make(idx: int) -> Moving:
+        n_atoms, kind, n_steps, seed = specifications[idx]
+        return system(idx, forces.argon_cluster(n_atoms, seed), kind, n_steps, seed)
+
+    together = run(provider, [make(idx) for idx in range(len(specifications))], joins_at)
+    for idx in range(len(specifications)):
+        assert together[idx] == run(provider, [make(idx)])[idx]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_batched_is_alone_to_the_last_bit_with_a_trained_potential(forces: Any, n_threads: int) -> None:
+    """Molecule, crystal and slab together, on one thread and on two, and alone on one."""
+    potential = load_potential("tiny", device="cpu")
+    structures = forces.copper_structures()
+    systems = [
+        system(i, structures[n], kind, 6)
+        for i, (n, kind) in enumerate(zip(("water", "crystal", "slab"), KINDS, strict=True))
+    ]
+    together = run(NativeProvider(potential, n_threads), systems)
+    for each in systems:
+        assert together[each.idx] == run(NativeProvider(potential), [each])[each.idx]
+
+
+@pytest.mark.parametrize("poison", [2, 10], ids=["NaN", "exception"])
+def test_a_poisoned_neighbour_ends_alone(forces: Any, poison: int) -> None:
+    provider = forces.LennardJones()
+    good = [system(0, forces.argon_cluster(5, 1), "nvt"), system(2, forces.argon_cluster(3, 2), "relax")]
+    bad = system(1, forces.argon_cluster(4, symbol_number=poison), "nve")
+    story = run(provider, [good[0], bad, good[1]])
+    assert [(step, outcome) for step, *_, outcome in story[1]] == [(0, Outcome.FAILED)]
+    assert {idx: story[idx] for idx in (0, 2)} == run(provider, good)
+
+
+def test_there_is_one_call_for_forces_per_step_for_all_that_are_still_running(forces: Any) -> None:
+    provider = forces.LennardJones()
+    run(provider, [system(i, forces.argon_cluster(3, i), "nve", n_steps) for i, n_steps in enumerate((2, 4, 4))])
+    assert provider.company == [3, 3, 3, 2, 2]
+
+
+def end(provider: ForceProvider, moving: Moving) -> tuple[Verdict, Any]:
+    engine = Engine(provider)
+    engine.add(moving)
+    while True:
+        (event,) = engine.step()
+        if event.verdict:
+            return event.verdict, event
+
+
+def test_a_system_that_loses_its_numbers_diverges_and_keeps_its_last_good_state(forces: Any) -> None:
+    """A time step of a nanosecond throws atoms out of any space there is."""
+    far_too_long = {"timestep_fs": 1e6, "allow_large_timestep": True}
+    verdict, event = end(forces.LennardJones(), system(0, forces.argon_cluster(4), "nve", 500, **far_too_long))
+    assert verdict.outcome == Outcome.DIVERGED
+    assert verdict.reason is not None
+    assert verdict.reason.code in ("diverged", "non-finite")
+    state = event.system.state
+    assert state.step > 0
+    assert np.isfinite(state.positions_ang).all()
+    assert state.evaluation is not None
+    assert state.evaluation.is_finite
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("max_force_ev_per_ang", 1e-3),
+        ("max_temperature_k", 10.0),
+        ("min_distance_ang", 3.9),
+        ("max_drift_ev_per_atom", 1e-9),
+    ],
+)
+def test_each_guard_stops_warns_or_ignores(forces: Any, name: str, limit: float) -> None:
+    def with_policy(policy: Any) -> tuple[Verdict, Any]:
+        guards = Guards(**{name: Guard(limit=limit, policy=policy)})
+        return end(forces.LennardJones(), system(0, forces.argon_cluster(4), "nve", 10, guards=guards))
+
+    stopped, _ = with_policy("stop")
+    assert stopped.outcome == Outcome.GUARD_STOPPED
+    assert name in stopped.criterion
+    assert stopped.reason is not None
+    assert stopped.reason.culprits[0].pointer == f"/params/guards/{name}"
+    warned, event = with_policy("warn")
+    assert warned.outcome == Outcome.COMPLETED
+    assert len(event.system.watch.warned) == 1
+    assert name in event.system.watch.warned[0]
+    ignored, event = with_policy("ignore")
+    assert ignored.outcome == Outcome.COMPLETED
+    assert not event.system.watch.warned
+
+
+def test_a_guard_that_is_not_reached_changes_nothing(forces: Any) -> None:
+    far = Guards(
+        max_force_ev_per_ang=Guard(limit=1e3), min_distance_ang=Guard(limit=1.0), max_temperature_k=Guard(limit=1e5)
+    )
+    plain = run(forces.LennardJones(), [system(0, forces.argon_cluster(5), "nvt")])
+    assert run(forces.LennardJones(), [system(0, forces.argon_cluster(5), "nvt", guards=far)]) == plain
+
+
+def test_a_step_that_is_interrupted_moves_nobody(forces: Any) -> None:
+    class Interrupted(forces.LennardJones):  # type: ignore[misc, name-defined]
+        armed = False
+
+        def forces(self, system: Any) -> Any:
+            if self.armed and len(system.numbers) == 3:
+                raise KeyboardInterrupt
+            return super().forces(system)
+
+    provider = Interrupted()
+    engine = Engine(provider)
+    for idx, n_atoms in enumerate((2, 3)):
+        engine.add(system(idx, forces.argon_cluster(n_atoms), "nve"))
+    engine.step()
+    before = engine.systems
+    provider.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert engine.systems == before
