@@ -24,6 +24,8 @@ from typing import Any
 from uuid import uuid4
 
 from equipot.errors import InvalidStructureError, JobNotFoundError
+from equipot.simulation.checkpoint import NEWEST, PREVIOUS, read_header
+from equipot.simulation.trajectory import read_results
 from equipot.structure import Structure, structure_from_json
 
 FORMAT_VERSION = 1
@@ -171,14 +173,15 @@ class JobFiles:
             path.rename(path.with_suffix(f".{time.time_ns()}.withdrawn"))
 
     def system_results(self, job_id: str, shard_idx: int) -> dict[int, dict[str, Any]]:
-        """The results of the ended systems of a shard by index within the job; a half-written line is left out."""
-        results: dict[int, dict[str, Any]] = {}
-        with suppress(FileNotFoundError), (self.shard(job_id, shard_idx) / "results.jsonl").open("rb") as file:
-            for line in file:
-                with suppress(ValueError):
-                    result = json.loads(line)
-                    results[int(result["system_idx"])] = result
-        return results
+        """The results of the ended systems of a shard by index within the job, as far as a checkpoint vouches."""
+        return {result["system_idx"]: result for result in read_results(self.shard(job_id, shard_idx))}
+
+    def undo_cancellation(self, job_id: str, shard_idx: int) -> None:
+        """Go back to the checkpoint from before a run was cancelled, so that it can be resumed."""
+        directory = self.shard(job_id, shard_idx)
+        header = read_header(directory)
+        if header is not None and header["complete"] and (directory / PREVIOUS).exists():
+            (directory / NEWEST).unlink()
 
     def remove(self, job_id: str) -> None:
         """Remove everything of a job, all at once for a reader."""

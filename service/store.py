@@ -330,8 +330,11 @@ class JobStore:
             if not before.is_over:
                 raise NotResumableError(f"The job is {before.state.value}.", hint="Only an ended job can be resumed.")
             for shard_idx in range(self._n_shards(job_id)):
-                if self.redis.hget(shard_key(job_id, shard_idx), "state") in ("failed", "cancelled"):
+                shard_state = self.redis.hget(shard_key(job_id, shard_idx), "state")
+                if shard_state in ("failed", "cancelled"):
                     self.files.withdraw_result(job_id, shard_idx)
+                if shard_state == "cancelled":
+                    self.files.undo_cancellation(job_id, shard_idx)
             n_resumed = self.scripts.run("resume", job_id)
         if n_resumed <= 0:
             raise NotResumableError(

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -135,6 +136,23 @@ class Heartbeat:
                 log.warning("no heartbeat", error=str(error))
 
 
+class Watch:
+    """Looks for what crashes have left behind, in a thread: a service without a supervisor is whole too."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._reconciler = Reconciler(store)
+        self._interval_s = store.settings.reconcile_s
+        threading.Thread(target=self._look_on, daemon=True, name="reconciler").start()
+
+    def _look_on(self) -> None:
+        while True:
+            time.sleep(self._interval_s)
+            try:
+                self._reconciler.look()
+            except RedisError as error:
+                log.warning("could not reconcile", error=str(error))
+
+
 def main(settings: Settings | None = None) -> int:
     """Work until SIGTERM or SIGINT. Returns the exit status.
 
@@ -169,6 +187,7 @@ def main(settings: Settings | None = None) -> int:
     _preload(settings, engines, device)
     about |= {"ready": True, "models": engines.names}
     heartbeat.beat()
+    Watch(store)
     log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
     try:
         _listen(store.redis, bench, settings, worker_id, device)

@@ -127,11 +127,24 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
+def _empty(redis_url: str, data_dir: Path) -> ServiceUnderTest:
+    with connect(redis_url) as redis:
+        redis.flushall()
+    return ServiceUnderTest(redis_url, data_dir)
+
+
 @pytest.fixture
 def service(redis_url: str, tmp_path: Path) -> Iterator[ServiceUnderTest]:
     """An empty store; its workers are gone afterwards."""
-    with connect(redis_url) as redis:
-        redis.flushall()
-    service = ServiceUnderTest(redis_url, tmp_path)
+    service = _empty(redis_url, tmp_path)
+    yield service
+    service.stop_workers()
+
+
+@pytest.fixture(scope="module")
+def one_worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceUnderTest]:
+    """A store and a worker that the tests of one module share; none of them may end the worker."""
+    service = _empty(redis_url, tmp_path_factory.mktemp("service"))
+    service.start_worker()
     yield service
     service.stop_workers()
