@@ -17,7 +17,7 @@ from equipot.errors import InvalidParameterError, InvalidStructureError
 from equipot.models.loading import load_potential
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.potential import Potential, Prediction
-from equipot.structure import check_against_model
+from equipot.structure import SMALLEST_CELL_ANGLE_SINE, check_against_model
 
 
 class OutsideTrainingDomainWarning(UserWarning):
@@ -85,13 +85,13 @@ class EquipotCalculator(Calculator):
             "forces": prediction.forces_ev_per_ang,
             "domain_distance": prediction.domain_distance,
         }
-        if atoms.cell.rank == 3:
+        if _has_volume(atoms):
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.virial_ev / atoms.cell.volume)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One property, computed only if the atoms have changed since the last time."""
         target = self.atoms if atoms is None else atoms
-        if name == "stress" and target is not None and target.cell.rank < 3:
+        if name == "stress" and target is not None and not _has_volume(target):
             if not allow_calculation:
                 return None
             raise PropertyNotImplementedError(
@@ -145,8 +145,7 @@ class EquipotCalculator(Calculator):
         """Refuse what cannot be computed; elements and charge are looked at when they change."""
         if not np.isfinite(atoms.positions).all():
             raise InvalidStructureError("Positions are not finite.", pointer="/positions")
-        lengths = atoms.cell.lengths()
-        if np.any(atoms.pbc & (lengths < 1e-8)) or atoms.cell.rank < np.count_nonzero(lengths > 1e-8):
+        if atoms.pbc.any() and not _spans_periodic_directions(atoms):
             raise InvalidStructureError(
                 "The structure is periodic along a lattice vector it does not have, or its cell is singular.",
                 pointer="/cell",
@@ -168,8 +167,20 @@ class EquipotCalculator(Calculator):
             f"{atoms.get_chemical_formula()} is outside the training domain of {self.potential.name} "
             f"(domain_distance {distance:.1f}, limit 1): its energy and forces may be wrong.",
             OutsideTrainingDomainWarning,
-            stacklevel=5,  # the caller of get_potential_energy
+            stacklevel=7,  # the line that calls atoms.get_forces() or the like
         )
+
+
+def _has_volume(atoms: Atoms) -> bool:
+    return bool(atoms.cell.rank == 3 and abs(atoms.cell.volume) > 1e-8)
+
+
+def _spans_periodic_directions(atoms: Atoms) -> bool:
+    """Whether every periodic direction has a lattice vector and no two of them coincide."""
+    cell = np.array(atoms.cell.complete())
+    unit = cell / np.linalg.norm(cell, axis=1, keepdims=True)
+    complete = not bool(np.any(atoms.pbc & (atoms.cell.lengths() < 1e-8)))
+    return complete and abs(float(np.linalg.det(unit))) > SMALLEST_CELL_ANGLE_SINE**2
 
 
 def _charge_and_spin(atoms: Atoms) -> dict[str, Any]:

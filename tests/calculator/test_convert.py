@@ -43,12 +43,11 @@ def structures(draw: st.DrawFn) -> Structure:
 @given(structures())
 def test_a_structure_survives_the_way_through_ase_atoms(structure: Structure) -> None:
     back = from_atoms(to_atoms(structure))
-    velocities = back.velocities_ang_per_fs
     assert back.to_json() | {"velocities": None} == structure.to_json() | {"velocities": None}
-    if structure.velocities_ang_per_fs is None:
-        assert velocities is None
-    else:
-        np.testing.assert_allclose(velocities, structure.velocities_ang_per_fs, rtol=VELOCITY_RTOL, atol=1e-300)
+    velocities, expected = back.velocities_ang_per_fs, structure.velocities_ang_per_fs
+    assert (velocities is None) == (expected is None)
+    if velocities is not None and expected is not None:
+        np.testing.assert_allclose(velocities, expected, rtol=VELOCITY_RTOL, atol=1e-300)
 
 
 def test_velocities_in_ang_per_fs_are_what_ase_means_by_them() -> None:
