@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
 
 @contextmanager
 def _told_to_stop(closing: asyncio.Event) -> Iterator[None]:
-    """Set `closing` at SIGTERM or SIGINT: a server tells the app only after its streams have ended, which they never do."""
+    """Set `closing` at SIGTERM or SIGINT: a server tells the app only after its streams have ended, and so never."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from equipot.errors import Culprit, EquipotError, InvalidParameterError, error_classes
+from equipot.errors import Culprit, EquipotError, InvalidParameterError, UnavailableError, error_classes
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_TEXT = 500  # characters of one message: what was sent is never echoed at length
@@ -49,7 +49,6 @@ STATUS: dict[str, int] = {
 HTTP_TITLES = {
     "not-found": "There is nothing at this address",
     "method-not-allowed": "The address does not take this method",
-    "unavailable": "The service cannot do this right now",
 }
 
 #: what each type means and what to do about it, shown at /problems/{code}
@@ -151,8 +150,8 @@ def install(app: FastAPI) -> None:
         return problem_response(request, _from_http(request, error), error.headers)
 
     async def on_redis(request: Request, error: Exception) -> Response:
-        hint = "Try again shortly; nothing is lost."
-        return problem_response(request, plain_problem("unavailable", "The job store does not answer.", hint))
+        away = UnavailableError("The job store does not answer.", hint="Try again shortly; nothing is lost.")
+        return problem_response(request, away.as_problem())
 
     app.add_exception_handler(EquipotError, on_equipot)
     app.add_exception_handler(RequestValidationError, on_validation)

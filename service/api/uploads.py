@@ -102,8 +102,10 @@ class FileReader:
         self._slots = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._starting = threading.Lock()
 
-    def read(self, text: str, format: str, pointer: str) -> ReadFile:
+    def read(self, text: str, format: str, pointer: str, name: str = "") -> ReadFile:
         """The structures in `text`, which is of a named format and sits at `pointer` in the request.
+
+        `name` is what messages call the file.
 
         Raises what the reading raised, typed and pointing at `pointer`; InvalidStructureError if reading it takes
         too much memory or time; QueueFullError if too many files are being read.
@@ -111,7 +113,7 @@ class FileReader:
         if not self._slots.acquire(timeout=self._wall_s):
             raise QueueFullError("Too many files are being read at once.", hint="Try again in a few seconds.")
         try:
-            answer = self._ask_child(text, format)
+            answer = self._ask_child(text, format, name)
         finally:
             self._slots.release()
         if "problem" in answer:
@@ -128,12 +130,14 @@ class FileReader:
         """Start the children's server and read one atom, so that the first user need not wait for it."""
         self.read("1\n\nH 0.0 0.0 0.0\n", "xyz", "")
 
-    def _ask_child(self, text: str, format: str) -> dict[str, Any]:
+    def _ask_child(self, text: str, format: str, name: str) -> dict[str, Any]:
         context = multiprocessing.get_context("forkserver")
         receiving, sending = context.Pipe(duplex=False)
         with self._starting:
             context.set_forkserver_preload(["equipot.calculator.reading", __name__])
-            child = context.Process(target=_read_in_child, args=(sending, text, format, *self._limits), daemon=True)
+            child = context.Process(
+                target=_read_in_child, args=(sending, text, format, name, *self._limits), daemon=True
+            )
             child.start()
         sending.close()
         try:
@@ -150,17 +154,17 @@ class FileReader:
         return {"problem": _too_costly(format).as_problem()}
 
 
-def _read_in_child(sending: Connection, text: str, format: str, memory_bytes: int, cpu_s: int) -> None:
+def _read_in_child(sending: Connection, text: str, format: str, name: str, memory_bytes: int, cpu_s: int) -> None:
     _limit_this_process(memory_bytes, cpu_s)
-    sending.send_bytes(json.dumps(_answer(text, format)).encode())
+    sending.send_bytes(json.dumps(_answer(text, format, name)).encode())
     sending.close()
 
 
-def _answer(text: str, format: str) -> dict[str, Any]:
+def _answer(text: str, format: str, name: str) -> dict[str, Any]:
     from equipot.calculator.reading import parse_structures
 
     try:
-        parsed = parse_structures(text, format)
+        parsed = parse_structures(text, format, name=name)
         return {"structures": [s.to_json() for s in parsed.structures], "warnings": list(parsed.warnings)}
     except EquipotError as error:
         return {"problem": error.as_problem()}

@@ -18,6 +18,7 @@
     │   ├── IdempotencyKeyInUseError idempotency-key-in-use
     │   ├── IdempotencyKeyReusedError idempotency-key-reused
     │   ├── QueueFullError           queue-full
+    │   ├── UnavailableError         unavailable
     │   ├── UnauthorizedError        unauthorized
     │   └── ForbiddenError           forbidden
     └── RunError                     (never raised itself)
@@ -53,9 +54,7 @@ class EquipotError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong inside equipot"
 
-    def __init__(
-        self, detail: str, *, pointer: str = "", hint: str = "", culprits: Iterable[Culprit] = ()
-    ) -> None:
+    def __init__(self, detail: str, *, pointer: str = "", hint: str = "", culprits: Iterable[Culprit] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
         self.hint = hint
@@ -164,6 +163,11 @@ class IdempotencyKeyReusedError(JobError):
 class QueueFullError(JobError):
     code = "queue-full"
     title = "The queue is full"
+
+
+class UnavailableError(JobError):
+    code = "unavailable"
+    title = "The service cannot do this right now"
 
 
 class UnauthorizedError(JobError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from equipot.errors import UnavailableError
 from equipot.service.api.context import LONGEST_WAIT_S, Use, json_response
 from equipot.service.api.metrics import CONTENT_TYPE
-from equipot.service.api.problems import plain_problem, problem_response
+from equipot.service.api.problems import problem_response
 from equipot.service.api.schemas import Health, Limits, WorkerList
 from equipot.service.api.uploads import FORMAT_OF_SUFFIX
 
@@ -62,5 +63,5 @@ def metrics(use: Use) -> Response:
 
 
 def _not_ready(request: Request, reason: str) -> Response:
-    hint = "Is a worker running? GET /v1/workers lists them."
-    return problem_response(request, plain_problem("unavailable", reason, hint), {"Retry-After": "2"})
+    error = UnavailableError(reason, hint="Is a worker running? GET /v1/workers lists them.")
+    return problem_response(request, error.as_problem(), {"Retry-After": "2"})

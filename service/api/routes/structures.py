@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Request
@@ -74,7 +75,7 @@ def _read_and_keep(use: Services, data: bytes, name: str, given: str | None) -> 
     else:
         file_format, gzipped = format_of_file(name, "/file")
     text = text_of_file(data, gzipped=gzipped, max_bytes=use.settings.max_body_bytes, pointer="/file")
-    read = use.reader.read(text, file_format, "/file")
+    read = use.reader.read(text, file_format, "/file", PurePosixPath(name.replace("\\", "/")).name[:60])
     first = read.structures[0]
     ids = [use.store.put_structure(structure) for structure in read.structures]
     return {
