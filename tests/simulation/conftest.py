@@ -86,7 +86,7 @@ class LennardJones(NumpyForces):
 
 
 def anchors_ang(n_atoms: int) -> np.ndarray:
-    return np.arange(n_atoms)[:, None] * np.array([20.0, 0.0, 0.0])
+    return np.outer(np.arange(n_atoms), [20.0, 0.0, 0.0])
 
 
 def argon_cluster(n_atoms: int, seed: int = 0, symbol_number: int = 18) -> Structure:

@@ -45,6 +45,11 @@ def states(provider: ForceProvider, structure: Structure, chosen: MDParams, seed
     return found
 
 
+def speeds_of(state: State) -> np.ndarray:
+    assert state.velocities_ang_per_fs is not None
+    return state.velocities_ang_per_fs
+
+
 @pytest.mark.parametrize("name", ["crystal", "slab", "water"])
 def test_every_step_of_nve_is_that_of_ases_velocity_verlet(forces: Any, name: str) -> None:
     structure = forces.copper_structures()[name]
@@ -52,12 +57,11 @@ def test_every_step_of_nve_is_that_of_ases_velocity_verlet(forces: Any, name: st
     run = states(AseProvider(EMT()), structure, chosen)
     atoms = to_atoms(structure)
     atoms.calc = EMT()
-    atoms.set_velocities(run[0][1].velocities_ang_per_fs / ase_units.fs)
+    atoms.set_velocities(speeds_of(run[0][1]) / ase_units.fs)
     dynamics = AseVelocityVerlet(atoms, 1.0 * ase_units.fs)
     for motion, state in run:
         assert np.abs(state.positions_ang - atoms.positions).max() < SAME_STEP_ANG, f"step {state.step}"
-        velocities = atoms.get_velocities() * ase_units.fs
-        assert np.abs(state.velocities_ang_per_fs - velocities).max() < SAME_STEP_ANG
+        assert np.abs(speeds_of(state) - atoms.get_velocities() * ase_units.fs).max() < SAME_STEP_ANG
         assert motion.conserved_ev(state) == pytest.approx(atoms.get_total_energy(), abs=1e-9)
         dynamics.run(1)
     assert state.step == 30
@@ -84,18 +88,15 @@ def test_nve_has_no_drift_of_energy_momentum_or_angular_momentum(forces: Any) ->
     energies = np.array([motion.conserved_ev(state) for motion, state in run])
     slope = np.polyfit(np.arange(len(energies)), energies, 1)[0] * len(energies) / 13
     assert abs(slope) < 1e-6, "eV/atom over 6 ps"
-    velocities = run[-1][1].velocities_ang_per_fs
-    assert velocities is not None
-    assert np.abs(velocities.sum(axis=0)).max() < 1e-14
-    start, end = (np.cross(s.positions_ang, s.velocities_ang_per_fs).sum(axis=0) for _, s in (run[0], run[-1]))
+    assert np.abs(speeds_of(run[-1][1]).sum(axis=0)).max() < 1e-14
+    start, end = (np.cross(s.positions_ang, speeds_of(s)).sum(axis=0) for _, s in (run[0], run[-1]))
     assert np.abs(start - end).max() < 1e-12
 
 
 def test_nve_run_backwards_comes_home(forces: Any) -> None:
     structure = forces.argon_cluster(8)
     there = states(forces.LennardJones(), structure, params(ensemble="nve", n_steps=200, temperature_k=20))[-1][1]
-    assert there.velocities_ang_per_fs is not None
-    turned = structure.moved_to(there.positions_ang, -there.velocities_ang_per_fs)
+    turned = structure.moved_to(there.positions_ang, -speeds_of(there))
     back = states(forces.LennardJones(), turned, params(ensemble="nve", n_steps=200, velocities="given"))[-1][1]
     assert np.abs(back.positions_ang - structure.positions_ang).max() < 1e-9
 
@@ -118,7 +119,7 @@ def oscillator_samples(forces: Any, timestep_fs: float, n_atoms: int = 300) -> t
     run = states(forces.Springs(stiffness_ev_per_ang2=STIFFNESS), forces.oscillators(n_atoms), chosen)
     picked = [s for _, s in run[round(600 / timestep_fs) :: round(400 / timestep_fs)]]  # friction forgets in 50 fs
     away = np.stack([s.positions_ang - forces.anchors_ang(n_atoms) for s in picked])
-    speeds = np.stack([s.velocities_ang_per_fs for s in picked])
+    speeds = np.stack([speeds_of(s) for s in picked])
     discrete = 1.0 - (0.5 * FREQUENCY_PER_FS * timestep_fs) ** 2
     thermal = thermal_speeds_ang_per_fs(TEMPERATURE_K, np.array(ARGON_U))
     return away / np.sqrt(KB_EV_PER_K * TEMPERATURE_K / STIFFNESS), speeds / (thermal * np.sqrt(discrete))

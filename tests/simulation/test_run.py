@@ -34,9 +34,10 @@ def md(**given: Any) -> MDParams:
 def start(directory: Path, forces: Any, params: Any = None, n_systems: int = 2, **more: Any) -> Run:
     structures = more.pop("structures", [forces.argon_cluster(4 + i, i) for i in range(n_systems)])
     params = params or md()
-    kind = {MDParams: "md", RelaxParams: "relax", SinglepointParams: "singlepoint"}[type(params)]
+    kinds: dict[Any, Any] = {MDParams: "md", RelaxParams: "relax", SinglepointParams: "singlepoint"}
     provider = more.pop("provider", forces.LennardJones())
-    return Run.start(directory, kind=kind, structures=structures, params=params, provider=provider, **more)  # type: ignore[arg-type]
+    kind = kinds[type(params)]
+    return Run.start(directory, kind=kind, structures=structures, params=params, provider=provider, **more)
 
 
 def finished(run: Run) -> list[dict[str, Any]]:
@@ -243,7 +244,7 @@ def test_a_resume_never_changes_the_model(forces: Any, tmp_path: Path) -> None:
 
 
 def test_a_resume_under_other_conditions_goes_on_and_says_so(forces: Any, tmp_path: Path) -> None:
-    class Elsewhere(forces.LennardJones):  # type: ignore[misc, name-defined]
+    class Elsewhere(forces.LennardJones):  # type: ignore[misc]
         @property
         def identity(self) -> dict[str, Any]:
             return {**super().identity, "pins": {"execution": "numpy", "threads": 8}}
@@ -305,7 +306,7 @@ def test_bad_structures_are_rejected_or_fail_and_the_others_go_on(forces: Any, t
 
 
 def test_elements_the_provider_does_not_know_are_rejected_by_name(forces: Any, tmp_path: Path) -> None:
-    class Picky(forces.LennardJones):  # type: ignore[misc, name-defined]
+    class Picky(forces.LennardJones):  # type: ignore[misc]
         @property
         def identity(self) -> dict[str, Any]:
             return {**super().identity, "elements": ["Ar"]}
