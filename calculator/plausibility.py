@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from vesin import NeighborList
 
 from equipot.elements import COVALENT_RADII_ANG, SYMBOLS
+from equipot.pairs import neighbour_vectors
 from equipot.structure import Structure
 
 #: two atoms closer than this part of the sum of their covalent radii are held apart by the pair repulsion alone
@@ -30,13 +30,10 @@ def implausibilities(structure: Structure, *, hydrogens_expected: bool) -> list[
 
 def _bonds(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     radii = COVALENT_RADII_ANG[structure.numbers]
-    box = structure.cell_ang if structure.is_periodic else np.zeros((3, 3))
-    search = NeighborList(cutoff=float(2 * BOND * radii.max()), full_list=True)
-    first, second, lengths, vectors = search.compute(
-        points=structure.positions_ang, box=box, periodic=np.array(structure.pbc), quantities="ijdD"
-    )
-    near = lengths < BOND * (radii[first] + radii[second])
-    return first[near].astype(np.int64), second[near].astype(np.int64), vectors[near]
+    longest_ang = float(2 * BOND * radii.max())
+    first, second, vectors = neighbour_vectors(structure.positions_ang, structure.cell_ang, structure.pbc, longest_ang)
+    near = np.linalg.norm(vectors, axis=1) < BOND * (radii[first] + radii[second])
+    return first[near], second[near], vectors[near]
 
 
 def _overlaps(

@@ -47,6 +47,18 @@ def count_neighbours(
     return int(cKDTree(home).count_neighbors(cKDTree(everything), cutoff_ang)) - len(home)
 
 
+def neighbour_vectors(
+    positions_ang: np.ndarray, cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool], cutoff_ang: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every neighbour within `cutoff_ang`: its atom (n_pairs,), itself (n_pairs,), and the way there (n_pairs, 3)."""
+    home, everything, owners = _with_images(positions_ang, _reduced(cell_ang, pbc), cutoff_ang)
+    found = cKDTree(everything).query_ball_point(home, cutoff_ang)
+    first = np.repeat(np.arange(len(home)), [len(places) for places in found])
+    places = np.concatenate([np.asarray(each, dtype=np.int64) for each in found])
+    first, places = first[places != first], places[places != first]
+    return first, owners[places], everything[places] - home[first]
+
+
 def _reduced(cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool]) -> np.ndarray:
     """Short vectors (n_periodic, 3) that span the same lattice as the periodic ones of the cell."""
     if cell_ang is None:
