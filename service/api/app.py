@@ -9,7 +9,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 
 from fastapi import FastAPI
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings, process="api")
+        threading.Thread(target=_warm_up, args=(app.state.services.reader,), daemon=True).start()
         with _told_to_stop(closing):
             yield
 
@@ -67,6 +68,12 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     app.add_middleware(SameSite)
     app.add_middleware(RequestFrame, metrics=metrics)
     return app
+
+
+def _warm_up(reader: FileReader) -> None:
+    """Have the reading of files ready before the first file comes; if that fails, the first file will say why."""
+    with suppress(Exception):
+        reader.warm_up()
 
 
 @contextmanager
