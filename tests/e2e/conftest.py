@@ -37,7 +37,7 @@ class Stack:
         command = [str(Path(sys.executable).with_name("equipot")), "serve", "--port", str(self.port)]
         command += ["--data-dir", str(self.folder / "data"), "--workers", "1"]
         settings = {"EQUIPOT_PRELOAD_MODEL": "tiny", "EQUIPOT_LEASE_S": "3", "EQUIPOT_BEAT_S": "0.5"}
-        settings["EQUIPOT_RECONCILE_S"] = "0.5"
+        settings |= {"EQUIPOT_RECONCILE_S": "0.5", "EQUIPOT_THREADS_PER_WORKER": "1", "EQUIPOT_LOG_LEVEL": "warning"}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **settings}, start_new_session=True

@@ -17,7 +17,7 @@ from equipot import EquipotCalculator
 
 from .conftest import Stack
 
-N_STEPS = 300
+N_STEPS = 200
 SAME_EV = 1e-8  # eV and eV/Å: 17 digits of positions, another process and another batch in between
 MD = {
     "ensemble": "nvt",
