@@ -45,7 +45,7 @@ def main(kind: str, folder: str) -> None:
         output=directory,
         resume=True,
         ensemble=kind,
-        n_steps=160,
+        n_steps=100,
         timestep_fs=1.0,
         temperature_k=500.0,
         seed=[7, 8, 9],
