@@ -47,24 +47,26 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(block: Block, program: str) -> list[list[str]]:
-    """The words after `program` of every call of it in a bash block; comments, pipes and redirections end one."""
+    """The words after `program` of every call of it in a block of shell."""
     calls = []
-    for line in block.text.replace("\\\n", " ").splitlines():
-        for words in _simple_commands(line):
-            while words and "=" in words[0] and not words[0].startswith("-"):
-                words = words[1:]  # variables set for one command
-            if words and words[0] == program:
-                calls.append(words[1:])
+    for words in _simple_commands(block.text.replace("\\\n", " ")):
+        while words and "=" in words[0] and not words[0].startswith("-"):
+            words = words[1:]  # variables set for one command
+        if words and words[0] == program:
+            calls.append(words[1:])
     return calls
 
 
-def _simple_commands(line: str) -> list[list[str]]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-    lexer.whitespace_split = True
+def _simple_commands(text: str) -> list[list[str]]:
+    """The words of each command; the end of a line, a pipe and a redirection end one, quoted text does not."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     parts: list[list[str]] = [[]]
+    in_comment = False
     for word in lexer:
-        if word and set(word) <= set("|&;<>"):
+        in_comment = (in_comment or word.startswith("#")) and "\n" not in word
+        if word and set(word) <= set("|&;<>\n"):
             parts.append([])
-        else:
+        elif not in_comment:
             parts[-1].append(word)
     return parts
