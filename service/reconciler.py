@@ -79,8 +79,8 @@ class Reconciler:
         for name, value in (("started_ms", record.get("started_at")), ("finished_ms", record.get("finished_at"))):
             if value and (all_ended or name == "started_ms"):
                 kept[name] = _milliseconds(value)
-        if record.get("worker"):
-            kept["worker"] = record["worker"]
+        remembered = ("worker", "device", "checkpoint_step")
+        kept |= {name: record[name] for name in remembered if record.get(name) is not None}
         if record.get("error") and all_ended:
             kept["error"] = json.dumps(record["error"])
         if all_ended and state.is_terminal:

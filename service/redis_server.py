@@ -7,16 +7,12 @@ that started it. A lock on the data directory keeps a second service out.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +24,11 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from equipot.errors import ConflictError, EquipotError
+from equipot.service.processes import start_child
 
 START_S = 10.0  #: for the server to answer
 STOP_S = 5.0  #: for the server to write its file and go
-LONGEST_SOCKET_PATH = 100  #: the system's limit is 107 bytes
-PR_SET_PDEATHSIG = 1
+LONGEST_BASE = 70  #: of the path of a unix socket, which may have 107 bytes
 
 
 def connect(url: str, *, patience_s: float = 3.0) -> Redis:
@@ -67,21 +63,6 @@ def running_url(data_dir: Path) -> str | None:
     except (OSError, RedisError, ValueError):
         return None
     return url
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: on Linux the child gets SIGTERM when the thread that started it ends."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return prepare
 
 
 class DataDirLock:
@@ -121,18 +102,13 @@ class RedisServer:
 
     def start(self) -> Self:
         """Start the server, or start it again after it died. Raises EquipotError with its last words."""
+        if self._process is not None:
+            self._process.wait()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._socket_dir.mkdir(mode=0o700, exist_ok=True)
         log = self._folder / "server.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [str(find_binary()), *self._options()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which stops the server last
-                preexec_fn=die_with_parent(),
-            )
+            self._process = start_child([str(find_binary()), *self._options()], output=output)
         self._wait_until_it_answers(log)
         (self._folder / "url").write_text(self.url)
         return self
@@ -195,6 +171,6 @@ class RedisServer:
 def _socket_dir() -> Path:
     """A private directory with a path short enough for a unix socket."""
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        if base and os.path.isdir(base) and os.access(base, os.W_OK) and len(base) < LONGEST_SOCKET_PATH - 30:
+        if base and os.path.isdir(base) and os.access(base, os.W_OK) and len(base) <= LONGEST_BASE:
             return Path(tempfile.mkdtemp(prefix="equipot-", dir=base))
     raise EquipotError("There is no directory with a path short enough for a unix socket.", hint="Set XDG_RUNTIME_DIR.")

@@ -23,8 +23,9 @@ from redis.exceptions import RedisError
 
 from equipot.errors import ConflictError
 from equipot.service.logs import configure_logs
+from equipot.service.processes import n_cores, start_child
 from equipot.service.reconciler import Reconciler
-from equipot.service.redis_server import DataDirLock, RedisServer, connect, die_with_parent
+from equipot.service.redis_server import DataDirLock, RedisServer, connect
 from equipot.service.roster import worker_id_of
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
@@ -33,8 +34,8 @@ log = structlog.get_logger()
 
 LONGEST_BACK_OFF_S = 30.0
 HEALTHY_AFTER_S = 30.0  #: a child that ran so long is started again at once
-API_GRACE_S = 3  #: for open event streams to end
 TICK_S = 0.2
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/gpus")  #: on Linux one folder for each GPU
 
 
 def count_gpus() -> int:
@@ -42,9 +43,8 @@ def count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
-    folder = Path("/proc/driver/nvidia/gpus")
-    if folder.is_dir():
-        return len(list(folder.iterdir()))
+    if NVIDIA_DRIVER.is_dir():
+        return len(list(NVIDIA_DRIVER.iterdir()))
     if shutil.which("nvidia-smi"):
         listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=False)
         return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
@@ -64,14 +64,8 @@ class Child:
     back_off_s: float = field(default=0.5)
 
     def start(self) -> None:
-        """Start the process in the environment of this one and its own variables."""
-        self.process = subprocess.Popen(
-            self.command,
-            env={**os.environ, **self.environment},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which tells the children in order
-            preexec_fn=die_with_parent(),
-        )
+        """Start the process."""
+        self.process = start_child(self.command, environment=self.environment)
         self.started_at = time.monotonic()
 
     @property
@@ -107,15 +101,12 @@ class Supervisor:
         return self._settings.as_environment()
 
     def _api(self) -> Child:
-        command = [sys.executable, "-m", "uvicorn", "equipot.service.api.app:create_app", "--factory"]
-        command += ["--host", self._settings.host, "--port", str(self._settings.port)]
-        command += ["--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", str(API_GRACE_S)]
-        return Child("api", command, self._environment())
+        return Child("api", [sys.executable, "-m", "equipot.service.api"], self._environment())
 
     def _workers(self) -> list[Child]:
         n_gpus = count_gpus() if self._settings.worker_device != "cpu" else 0
         n_workers = self._settings.workers if self._settings.workers is not None else max(1, n_gpus)
-        threads = self._settings.threads_per_worker or max(1, _n_cores() // max(1, n_workers))
+        threads = self._settings.threads_per_worker or max(1, n_cores() // max(1, n_workers))
         command = [sys.executable, "-m", "equipot.service.worker"]
         children = []
         for number in range(n_workers):
@@ -210,12 +201,11 @@ def serve(settings: Settings, workers: int | None = None) -> int:
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})
     configure_logs(settings)
-    _refuse_taken_port(settings)
     with ExitStack() as stack:
         server, url = None, settings.redis_url
         if url is None:
-            lock = DataDirLock(settings.data_dir)
-            stack.callback(lock.release)
+            stack.callback(DataDirLock(settings.data_dir).release)
+            _refuse_taken_port(settings)
             server = stack.enter_context(RedisServer(settings.data_dir))
             url = server.url
         supervisor = Supervisor(settings, url, server)
@@ -237,10 +227,6 @@ def _refuse_taken_port(settings: Settings) -> None:
 
 def _shown_host(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_gpu(number: int) -> str:

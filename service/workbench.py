@@ -80,8 +80,12 @@ class ShardAtWork:
 
     @property
     def step(self) -> int:
-        """The smallest step of a system that has not ended."""
-        return self.run.progress.step if self.run else 0
+        """The smallest step of a system that has not ended; of an ended run the largest step of any."""
+        if self.run is None:
+            return 0
+        if self.run.done:
+            return max((int(result["n_steps"] or 0) for result in self.run.results), default=0)
+        return self.run.progress.step
 
     @property
     def outcomes(self) -> dict[str, int]:

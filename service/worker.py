@@ -55,6 +55,7 @@ class WarmWorker(SimpleWorker):
     bench: Workbench
     lease_s: float
     beat_s: float
+    grace_s: float
     _working = False
 
     def execute_job(self, job: Job, queue: Any) -> None:
@@ -85,6 +86,10 @@ class WarmWorker(SimpleWorker):
         first = not self._stop_requested
         self._stop_requested = True
         self.bench.preempted.set()
+        if first:  # Redis may be gone too, as when the supervisor was killed: do not wait for it for ever
+            last_word = threading.Timer(self.grace_s, os._exit, (1,))
+            last_word.daemon = True
+            last_word.start()
         if first and not self._working:
             raise StopRequested
 
@@ -224,7 +229,8 @@ def _listen(redis: Redis, bench: Workbench, settings: Settings, worker_id: str, 
         maintenance_interval=MAINTENANCE_S,
         log_job_description=False,
     )
-    worker.bench, worker.lease_s, worker.beat_s = bench, settings.lease_s, settings.beat_s
+    worker.bench, worker.grace_s = bench, settings.grace_s
+    worker.lease_s, worker.beat_s = settings.lease_s, settings.beat_s
     with suppress(StopRequested):
         worker.work(logging_level="ERROR")
 
