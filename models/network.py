@@ -29,7 +29,8 @@ from equipot.models.radial import BesselBasis, Repulsion, envelope
 from equipot.models.spherical import Harmonics
 from equipot.models.tensor_product import PolynomialProduct
 
-#: how quickly the reference energy turns from the free atom's to the bound atom's as neighbours arrive
+#: how quickly the reference energy turns from the free atom's to the bound atom's as neighbours come within twice
+#: the length of a bond
 BINDING_RATE = 3.0
 
 
@@ -139,7 +140,7 @@ class Layer(torch.nn.Module):
         gathered = bonds.functions.transpose(1, 2) @ strength
         n_harmonics = bonds.harmonics.shape[-1]
         seen = self.mix_messages(gathered.view(len(gathered), n_harmonics, -1))
-        new = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
+        new: torch.Tensor = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
         if h is not None:
             kept = [
                 h[:, d * d : (d + 1) ** 2] * self.keep_weight[bonds.species, d].unsqueeze(1)
@@ -204,6 +205,6 @@ class Network(torch.nn.Module):
         learned = learned + (hidden * self.output_readout[species]).sum(-1)
 
         zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
-        crowding = envelope(distance / a.cutoff_ang).sum(-1)
+        crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
         bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
         return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, torch.cat(scalars, dim=-1))

@@ -47,7 +47,7 @@ class BesselBasis(torch.nn.Module):
 class Repulsion(torch.nn.Module):
     """The universal screened nuclear repulsion of Ziegler, Biersack and Littmark (1985), faded out where bonds begin.
 
-    V(r) = Z_i Z_j e²/r φ(r/a), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23), times an envelope that ends at the sum of the
+    V(r) = Z_i Z_j e²/r φ(r/a), a = 0.8854 a_0/(Z_i^0.23 + Z_j^0.23), times an envelope that ends at the sum of the
     covalent radii. It stands in place while the network is fitted, so the network learns the rest.
     """
 

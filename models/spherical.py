@@ -61,7 +61,8 @@ def power_to_harmonics(degree: int) -> np.ndarray:
     for _ in range(degree):
         powers = (powers[:, :, None] * directions[:, None, :]).reshape(len(directions), -1)
     values = real_harmonics(degree, directions)[:, degree**2 :]
-    return np.linalg.lstsq(powers, values, rcond=1e-10)[0]
+    matrix: np.ndarray = np.linalg.lstsq(powers, values, rcond=1e-10)[0]
+    return matrix
 
 
 class Harmonics(torch.nn.Module):

@@ -62,7 +62,8 @@ class TensorProduct(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The product of x and y, channel by channel."""
-        return self.w.T @ ((self.u @ x) * (self.v @ y))
+        z: torch.Tensor = self.w.T @ ((self.u @ x) * (self.v @ y))
+        return z
 
 
 class PolynomialProduct(torch.nn.Module):
@@ -93,6 +94,7 @@ class PolynomialProduct(torch.nn.Module):
         if self.factorisation == "gaunt":
             f = self.to_grid @ x
             return self.from_grid @ (f * (c1 + f * (c2 + f * c3)))
-        square = self.square(x, x)
+        square: torch.Tensor = self.square(x, x)
+        cube: torch.Tensor = self.cube(square, x)
         n = self.n_out
-        return c1 * x[:, :n] + c2 * square[:, :n] + c3 * self.cube(square, x)
+        return c1 * x[:, :n] + c2 * square[:, :n] + c3 * cube

@@ -8,9 +8,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,6 @@ from equipot.cards import FORMAT_VERSION, PotentialCard, TestError, TrainingData
 from equipot.elements import NUMBERS, SYMBOLS
 from equipot.models.loading import save_potential
 from equipot.models.network import Architecture, Network
-from equipot.models.potential import TrainingDomain, forces_and_virials
 from equipot.models.training.batches import (
     Batch,
     LabelledGraph,
@@ -30,47 +27,11 @@ from equipot.models.training.batches import (
     shuffled_batches,
 )
 from equipot.models.training.config import TrainingConfig
+from equipot.models.training.evaluation import errors_of, fit_domain, predict
 from equipot.models.training.frames import FrameSet
-from equipot.units import GPA_PER_EV_PER_ANG3
 
 PAIRS_PER_BATCH = 8
 LEAST_PUSH_EV_PER_ANG = 10.0
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Residuals of a set of frames, in eV, Å."""
-
-    energy_per_atom: np.ndarray  # (n_frames,)
-    force: np.ndarray  # (3 n_atoms,)
-    stress: np.ndarray  # (n_frames, 9), NaN where there is no label
-
-    def summary(self) -> dict[str, float]:
-        """MAE and RMSE in meV/atom and meV/Å, and of the stress in GPa where there is one."""
-        e, f = 1000.0 * self.energy_per_atom, 1000.0 * self.force
-        stress = GPA_PER_EV_PER_ANG3 * self.stress[~np.isnan(self.stress)]
-        return {
-            **({"stress_mae_gpa": float(np.abs(stress).mean())} if len(stress) else {}),
-            "energy_mae_mev_per_atom": float(np.abs(e).mean()),
-            "energy_rmse_mev_per_atom": float(np.sqrt((e**2).mean())),
-            "force_mae_mev_per_ang": float(np.abs(f).mean()),
-            "force_rmse_mev_per_ang": float(np.sqrt((f**2).mean())),
-        }
-
-
-def predict(
-    network: Network, batch: Batch, *, differentiable: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Energies (n_systems,), forces (n_atoms, 3), virials (n_systems, 3, 3) and descriptors of a batch."""
-    numbers, vectors, neighbours, mask, reverse = batch.inputs
-    vectors = vectors.detach().requires_grad_(True)
-    out = network(numbers, vectors, neighbours, mask, reverse)
-    atomic = out.learned_ev + out.fixed_ev
-    (gradient,) = torch.autograd.grad(atomic.sum(), vectors, create_graph=differentiable)
-    forces, virials = forces_and_virials(gradient, vectors.detach(), reverse)
-    energy = atomic.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
-    virial = atomic.new_zeros(batch.n_systems, 3, 3).index_add(0, batch.system_idx, virials)
-    return energy, forces, virial, out.descriptors
 
 
 def loss_of(network: Network, batch: Batch, config: TrainingConfig) -> torch.Tensor:
@@ -79,9 +40,11 @@ def loss_of(network: Network, batch: Batch, config: TrainingConfig) -> torch.Ten
     n, n_force = batch.n_labelled, len(batch.forces_ev_per_ang)
     weights = config.loss
     energy_error = (energy[:n] - batch.energy_ev) / batch.n_atoms
-    loss = weights.energy * torch.nn.functional.huber_loss(
-        energy_error, torch.zeros_like(energy_error), delta=0.005
-    ) / 0.005
+    loss = (
+        weights.energy
+        * torch.nn.functional.huber_loss(energy_error, torch.zeros_like(energy_error), delta=0.005)
+        / 0.005
+    )
     force_error = (forces[:n_force] - batch.forces_ev_per_ang).square().sum(-1)
     loss = loss + weights.force * (force_error + 1e-4).sqrt().mean()
     has_virial = ~torch.isnan(batch.virial_ev[:, 0, 0])
@@ -94,32 +57,15 @@ def loss_of(network: Network, batch: Batch, config: TrainingConfig) -> torch.Ten
     return loss
 
 
-def errors_of(network: Network, graphs: Sequence[LabelledGraph], atoms_per_batch: int = 600) -> Errors:
-    """Residuals on a list of frames."""
-    energies, forces, stresses = [], [], []
-    current: list[LabelledGraph] = []
-    for index, item in enumerate(graphs):
-        current.append(item)
-        if sum(g.graph.n_atoms for g in current) < atoms_per_batch and index < len(graphs) - 1:
-            continue
-        batch = make_batch(current)
-        energy, force, virial, _ = predict(network, batch, differentiable=False)
-        energies.append(((energy.detach() - batch.energy_ev) / batch.n_atoms).numpy())
-        forces.append((force.detach() - batch.forces_ev_per_ang).numpy().ravel())
-        volumes = np.array([item.volume_ang3 for item in current])
-        stresses.append((virial.detach() - batch.virial_ev).numpy().reshape(-1, 9) / volumes[:, None])
-        current = []
-    return Errors(np.concatenate(energies), np.concatenate(forces), np.concatenate(stresses))
-
-
 def fit_binding(graphs: Sequence[LabelledGraph], elements: Sequence[int]) -> np.ndarray:
-    """Mean energy of a bound atom of each element relative to the free one, eV, by least squares on compositions."""
+    """Mean energy of a bound atom of each element relative to the free one, eV, by least squares on compositions.
+
+    Where the compositions do not determine it (one molecule), the solution of least norm shares the energy out.
+    """
     counts = np.array([[np.sum(g.graph.numbers == z) for z in elements] for g in graphs], dtype=np.float64)
     energies = np.array([g.energy_ev for g in graphs])
     scale = 1.0 / counts.sum(1)
-    solution, _, rank, _ = np.linalg.lstsq(counts * scale[:, None], energies * scale, rcond=None)
-    if rank < len(elements):
-        raise ValueError(f"The training compositions determine only {rank} of {len(elements)} element energies.")
+    solution: np.ndarray = np.linalg.lstsq(counts * scale[:, None], energies * scale, rcond=1e-8)[0]
     return solution
 
 
@@ -194,8 +140,8 @@ class Trainer:
     def _update_average(self) -> None:
         decay = min(self.config.optimiser.ema_decay, (1.0 + self.step) / (10.0 + self.step))
         with torch.no_grad():
-            mean, new = list(self.average.parameters()), list(self.network.parameters())
-            torch._foreach_lerp_(mean, new, 1.0 - decay)
+            for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(new, 1.0 - decay)
 
     def _report(self, atoms_per_s: float) -> None:
         summary = errors_of(self.average, self.valid).summary()
@@ -239,7 +185,7 @@ class Trainer:
     def export(self, folder: Path) -> PotentialCard:
         """Judge the averaged weights on the test sets and write weights and card."""
         config, network = self.config, self.average
-        domain = self._domain()
+        domain = fit_domain(network, self.train, self.valid)
         card = PotentialCard(
             format_version=FORMAT_VERSION,
             name=config.name,
@@ -280,42 +226,6 @@ class Trainer:
         errors = errors_of(self.average, graphs)
         return TestError(test_set=name, n_frames=len(graphs), **errors.summary())
 
-    def _domain(self) -> TrainingDomain:
-        return fit_domain(self.average, self.train, self.valid)
-
-
-def descriptors_of(network: Network, graphs: Sequence[LabelledGraph]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Invariant features and species of all atoms, and the number of atoms of each frame."""
-    features, species, sizes = [], [], []
-    with torch.no_grad():
-        for start in range(0, len(graphs), 16):
-            batch = make_batch(graphs[start : start + 16])
-            out = network(*batch.inputs)
-            features.append(out.descriptors.double())
-            species.append(network.species_of_number[batch.inputs[0]])
-            sizes += [g.graph.n_atoms for g in graphs[start : start + 16]]
-    return torch.cat(features), torch.cat(species), sizes
-
-
-def fit_domain(
-    network: Network, train: Sequence[LabelledGraph], held_out: Sequence[LabelledGraph], n_frames: int = 3000
-) -> TrainingDomain:
-    """The ellipsoids of the training environments, scaled so that 99 % of the held-out frames lie inside."""
-    stride = max(1, len(train) // n_frames)
-    features, species, _ = descriptors_of(network, train[::stride])
-    n_elements, n_features = len(network.architecture.elements), features.shape[1]
-    mean = torch.zeros(n_elements, n_features, dtype=torch.float64)
-    whitening = torch.zeros(n_elements, n_features, n_features, dtype=torch.float64)
-    for element in range(n_elements):
-        own = features[species == element]
-        mean[element] = own.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov(own.T))
-        whitening[element] = vectors / (values + 1e-3 * values.mean()).sqrt()
-    domain = TrainingDomain(mean, whitening, 1.0)
-    features, species, sizes = descriptors_of(network, held_out)
-    largest = [float(part.max()) for part in torch.split(domain.distances(features, species), sizes)]
-    return TrainingDomain(mean, whitening, float(np.quantile(largest, 0.99)))
-
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -328,6 +238,6 @@ def train(config_path: Path, folder: Path | None = None, n_threads: int = 1) -> 
     folder = folder or Path("runs") / config.name
     trainer = Trainer(config, folder)
     trainer.run()
-    card: Any = trainer.export(folder)
+    card = trainer.export(folder)
     trainer.console.print(f"Wrote {folder / card.name}.safetensors ({card.n_parameters} parameters).")
     return folder
