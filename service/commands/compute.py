@@ -79,26 +79,24 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
     ) -> None:
         from equipot.service.commands.display import show_warnings
         from equipot.service.commands.inputs import read_inputs
+        from equipot.service.commands.output import Output
 
         checked = params_of(kind, params, params_file)
         names, structures, warnings = read_inputs(files, format, index_of(index), skip_invalid)
         show_warnings(warnings)
-        from equipot.service.commands import local
-        from equipot.service.commands.output import Output
+        keeps = output is not None or (kind != "singlepoint" and server is None)
+        chosen = Output.choose(kind, files, output, overwrite, remote=server is not None) if keeps else None
+        if server is not None:
+            from equipot.service.commands.remote import run_there
 
-        keeps = output is not None or kind != "singlepoint"
-        status = local.run_here(
-            kind,
-            names,
-            structures,
-            checked,
-            model=model,
-            device=device,
-            dtype=dtype,
-            output=Output.choose(kind, files, output, overwrite) if keeps else None,
-            skip_invalid=skip_invalid,
-            as_json=as_json,
-        )
+            given = checked.model_dump(mode="json", exclude_unset=True)
+            job = {"kind": kind, "model": model, "params": given, "device": device, "dtype": dtype}
+            status = run_there(server, job, names, structures, chosen, detach=detach, as_json=as_json)
+        else:
+            from equipot.service.commands.local import Job, run_here
+
+            where = Job(kind, names, structures, checked, model, device, dtype, skip_invalid)
+            status = run_here(where, chosen, as_json=as_json)
         raise typer.Exit(status)
 
     app.command(kind, help=f"{HELP[kind]}\n\nExample: {EXAMPLES[kind]}", epilog=EXIT_STATUS)(command)

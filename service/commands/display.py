@@ -130,11 +130,15 @@ def show_results(kind: str, results: Sequence[Mapping[str, Any]], names: Sequenc
     """The final table, one row for each system, and below it what each verdict means."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("system", overflow="fold")
-    table.add_column("formula")
-    table.add_column("verdict")
-    for heading in ("steps", "energy / eV", "fmax / eV/Å", *(["T / K", "time / ps"] if kind == "md" else [])):
-        table.add_column(heading, justify="right")
-    table.columns[3].header = "" if kind == "singlepoint" else "steps"
+    table.add_column("formula", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    for heading in (
+        *(["steps"] if kind != "singlepoint" else []),
+        "energy/eV",
+        "fmax/(eV/Å)",
+        *(["T/K", "time/ps"] if kind == "md" else []),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
     shown = results if len(results) <= MAX_ROWS else results[: MAX_ROWS - 1]
     for result, name in zip(shown, names, strict=False):
         table.add_row(*_row(kind, result, name))
@@ -149,7 +153,8 @@ def _row(kind: str, result: Mapping[str, Any], name: str) -> list[str | Text]:
     structure = result.get("structure")
     shown_formula = formula(np.array(structure["numbers"])) if structure else ""
     row: list[str | Text] = [escape(name), shown_formula, Text(words, style=style)]
-    row.append("" if kind == "singlepoint" else str(result["n_steps"]))
+    if kind != "singlepoint":
+        row.append(str(result["n_steps"]))
     row += [_number(result["energy_ev"], 6), _number(result["fmax_ev_per_ang"], 4)]
     if kind == "md":
         time_fs = result.get("time_fs")
@@ -168,6 +173,7 @@ def _explain(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None
     for outcome, count in counts.items():
         words, style = VERDICTS[outcome]
         criterion = next(result["criterion"] for result in results if result["outcome"] == outcome)
+        criterion = "" if outcome == Outcome.REJECTED else criterion
         how_many = f" ({count} of {len(results)})" if len(results) > 1 else ""
         sentence = f"{SENTENCES[Outcome(outcome)]} [{criterion}]" if criterion else SENTENCES[Outcome(outcome)]
         out.print(Text.assemble((f"{words}{how_many}: ", style), sentence))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,37 +26,45 @@ TURN_S = 0.2
 INTERRUPTED = 130
 
 
-def run_here(
-    kind: JobKind,
-    names: Sequence[str],
-    structures: Sequence[Structure | EquipotError],
-    params: AnyParams,
-    *,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    output: Output | None,
-    skip_invalid: bool,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class Job:
+    """What is to be computed here."""
+
+    kind: JobKind
+    names: Sequence[str]
+    structures: Sequence[Structure | EquipotError]
+    params: AnyParams
+    model: str
+    device: str | None = None
+    dtype: str | None = None
+    skip_invalid: bool = False
+
+
+def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
     from tempfile import TemporaryDirectory
 
     from equipot.simulation.run import Run
 
-    provider = _loaded(model, device, dtype, as_json)
-    if not skip_invalid:
-        _refuse_unfit(names, structures, provider)
-    with TemporaryDirectory(prefix="equipot-") as scratch, RunProgress(kind, quiet=as_json) as progress:
+    provider = _loaded(job.model, job.device, job.dtype, as_json)
+    if not job.skip_invalid:
+        _refuse_unfit(job.names, job.structures, provider)
+    with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
-        callbacks = _callbacks(progress)
-        chosen.folder.mkdir(parents=True, exist_ok=True)
-        run = Run.start(chosen.folder, kind=kind, structures=structures, params=params, provider=provider, **callbacks)
-        chosen.begin(names)
-        if not _to_the_end(run):
+        with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
+            run = Run.start(
+                chosen.folder,
+                kind=job.kind,
+                structures=job.structures,
+                params=job.params,
+                provider=provider,
+                **_callbacks(progress),
+            )
+            chosen.begin(job.names)
+            ended = _to_the_end(run)
+        if not ended:
             return _interrupted(run, output)
-        progress.__exit__(None, None, None)
-        return _report(run, kind, chosen, kept=output is not None, as_json=as_json)
+        return _report(run, job.kind, chosen, kept=output is not None, as_json=as_json)
 
 
 def resume_here(folder: Path, *, as_json: bool) -> int:
@@ -69,10 +78,10 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
-        if not _to_the_end(run):
-            return _interrupted(run, output)
-        progress.__exit__(None, None, None)
-        return _report(run, request.kind, output, kept=True, as_json=as_json)
+        ended = _to_the_end(run)
+    if not ended:
+        return _interrupted(run, output)
+    return _report(run, request.kind, output, kept=True, as_json=as_json)
 
 
 def _loaded(model: str, device: str | None, dtype: str | None, as_json: bool) -> ForceProvider:
@@ -89,7 +98,7 @@ def _loaded(model: str, device: str | None, dtype: str | None, as_json: bool) ->
 
     if not model.endswith(".json"):
         find_model(model)  # an unknown name is said before torch is loaded
-    with err.status(f"loading {model}") if err.is_terminal and not as_json else _nothing():
+    with err.status(f"loading {model}") if err.is_terminal and not as_json else nullcontext():
         from equipot.simulation.api import provider_for
 
         return provider_for(model, device=device, dtype=dtype)
@@ -186,8 +195,3 @@ def _document(kind: str, run: Run, results: Sequence[dict[str, Any]], names: Seq
         "params": run.request.params.model_dump(mode="json"),
         "systems": [{"name": name, **result} for name, result in zip(names, results, strict=True)],
     }
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -34,8 +34,13 @@ class Output:
     file: Path | None = None
 
     @classmethod
-    def choose(cls, kind: str, inputs: Sequence[Path], given: Path | None, overwrite: bool) -> Output:
-        """What -o says, or a folder named after the first input. Raises InvalidParameterError rather than overwrite."""
+    def choose(
+        cls, kind: str, inputs: Sequence[Path], given: Path | None, overwrite: bool, *, remote: bool = False
+    ) -> Output:
+        """What -o says, or a folder named after the first input. Raises InvalidParameterError rather than overwrite.
+
+        What is fetched from a service (`remote`) leaves no run behind, so its files may be replaced one by one.
+        """
         if given is None:
             stem = inputs[0].name.removesuffix(".gz").rsplit(".", 1)[0] or inputs[0].name
             output = cls(Path(f"{stem}-{kind}"))
@@ -48,7 +53,8 @@ class Output:
             )
         else:
             output = cls(given)
-        output._make_room(overwrite)
+        if not (remote and overwrite):
+            output._make_room(overwrite)
         return output
 
     @classmethod
@@ -89,7 +95,7 @@ class Output:
         if kind != "singlepoint":
             _write_trajectory(self.folder)
         export(_last_frames(self.folder), "extxyz", self.folder / FINAL)
-        (self.folder / RESULT).write_text(json.dumps(document, indent=1) + "\n")
+        write_json(self.folder / RESULT, document)
         return [self.folder / name for name in (TRAJECTORY, FINAL, RESULT) if (self.folder / name).exists()]
 
     def _make_room(self, overwrite: bool) -> None:
@@ -110,6 +116,13 @@ class Output:
                     f"{self.folder} holds something that is not a run: it is not removed.", hint="Choose another -o."
                 )
             shutil.rmtree(self.folder)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document so that nobody sees half of it."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _holds_something(path: Path) -> bool:

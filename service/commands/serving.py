@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equipot.errors import EquipotError
-from equipot.service.settings import Settings
+
+if TYPE_CHECKING:
+    from equipot.service.settings import Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,6 +80,7 @@ def settings_with(**given: Any) -> Settings:
     from pydantic import ValidationError
 
     from equipot.params import invalid_parameters
+    from equipot.service.settings import Settings
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,198 @@
+"""`equipot jobs`: look after the jobs of a service."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from equipot.errors import error_from_problem
+from equipot.service.commands.display import err, out, show_error, show_json, show_warnings
+from equipot.service.commands.output import Output
+from equipot.service.commands.server import DEFAULT_SERVER, SERVER_VARIABLE, connect
+from equipot.service.states import JobState
+
+if TYPE_CHECKING:
+    from equipot.service.client import RemoteJob
+
+STATE_STYLES = {
+    JobState.SUCCEEDED: "green",
+    JobState.PARTIALLY_SUCCEEDED: "yellow",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+}
+
+jobs = typer.Typer(
+    no_args_is_help=True,
+    help="Look after the jobs of a service.",
+    epilog="Example: equipot jobs ls --state running",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobId = Annotated[str, typer.Argument(help="The id of a job, as `equipot jobs ls` shows it.")]
+Server = Annotated[str, typer.Option(help="The URL of the service.", envvar=SERVER_VARIABLE)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(jobs, name="jobs")
+
+
+@jobs.command("ls")
+def ls(
+    state: Annotated[JobState | None, typer.Option(help="Only those in this state.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only singlepoint, relax or md.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only those on this model.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first.
+
+    Example: equipot jobs ls --state running --kind md
+    """
+    with connect(server) as client:
+        wanted = client.jobs(state=None if state is None else state.value, kind=kind, model=model, tag=tag)
+        records = [job.record for job in islice(wanted, limit)]
+    if as_json:
+        show_json({"items": [record.model_dump(mode="json") for record in records]})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("id", "kind", "model", "state", "steps", "done", "age"):
+        table.add_column(heading, no_wrap=heading not in ("model", "state"), overflow="fold")
+    for record in records:
+        progress = record.progress
+        table.add_row(
+            record.id,
+            record.kind,
+            record.model,
+            Text(record.state.value, style=STATE_STYLES.get(record.state, "")),
+            f"{progress.step}/{progress.n_steps}",
+            f"{progress.n_done}/{progress.n_systems}",
+            _age(record.created_at),
+        )
+    out.print(table)
+
+
+@jobs.command("show")
+def show(job_id: JobId, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+    """Show all that is known of a job.
+
+    Example: equipot jobs show 01JD...
+    """
+    with connect(server) as client:
+        record = client.get(job_id).record
+    document = record.model_dump(mode="json", exclude={"warnings", "error"} if not as_json else None)
+    if as_json:
+        show_json(document)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in document.items():
+        if value not in (None, "", [], {}):
+            grid.add_row(key, Text(_plain(value)))
+    out.print(grid)
+    show_warnings([warning.message for warning in record.warnings])
+    if record.error is not None:
+        show_error(error_from_problem(record.error))
+
+
+@jobs.command("tail")
+def tail(job_id: JobId, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+    """Follow what happens to a job until it ends, from its beginning.
+
+    Example: equipot jobs tail 01JD...
+    """
+    with connect(server) as client:
+        job = client.get(job_id)
+        for event in job.events():
+            if as_json:
+                show_json({"id": event.id, "type": event.type, "data": event.data})
+            else:
+                out.print(Text(f"{event.type:9} {_plain(event.data)}"), soft_wrap=True)
+        state = job.refresh().record.state
+    raise typer.Exit(0 if state is JobState.SUCCEEDED else 1)
+
+
+@jobs.command("get")
+def get(
+    job_id: JobId,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A folder, or a file (.extxyz, .traj, .npz, .jsonl)."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    server: Server = DEFAULT_SERVER,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the results of a job: trajectory, final structures and result.json.
+
+    Example: equipot jobs get 01JD... -o ethanol
+    """
+    from equipot.service.commands.remote import report
+
+    with connect(server) as client:
+        job = client.get(job_id)
+        chosen = Output.choose(job.record.kind, [Path(job.id)], output or Path(job.id), overwrite, remote=True)
+        status = report(job, [], chosen, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@jobs.command("cancel")
+def cancel(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
+    """Stop a job; what was computed is kept, and `resume` goes on with it.
+
+    Example: equipot jobs cancel 01JD...
+    """
+    with connect(server) as client:
+        _say(client.get(job_id).cancel())
+
+
+@jobs.command("resume")
+def resume(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
+    """Let a job that was cancelled or failed go on from its last checkpoint.
+
+    Example: equipot jobs resume 01JD...
+    """
+    with connect(server) as client:
+        _say(client.get(job_id).resume())
+
+
+@jobs.command("rm")
+def rm(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
+    """Remove a job that has ended, with all its data.
+
+    Example: equipot jobs rm 01JD...
+    """
+    with connect(server) as client:
+        client.get(job_id).delete()
+    err.print(f"{job_id} is removed")
+
+
+def _say(job: RemoteJob) -> None:
+    err.print(f"{job.id} is {job.record.state.value}")
+
+
+def _age(created_at: str) -> str:
+    """How long ago, in one unit."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_plain(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list):
+        return ", ".join(_plain(each) for each in value[:10]) + (", …" if len(value) > 10 else "")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
