@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from equipot import __version__
+from equipot.service.redis_server import RedisServer
 
 LAYERS = ["calculator", "models", "service", "simulation"]
 SHIPPED_POTENTIALS = ["organic-1", "elements-1"]
+
+START_S = 60.0  # for the API on a busy machine
 
 SINGLE_POINTS = """
 import json
@@ -105,3 +112,35 @@ def test_the_installed_command_knows_its_version_and_its_models(installed: Path,
     assert __version__ in output("--version")
     models = output("models")
     assert all(name in models for name in SHIPPED_POTENTIALS)
+
+
+def test_the_installed_api_starts_answers_and_has_no_torch_in_it(installed: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with RedisServer(tmp_path / "data") as redis, (tmp_path / "log").open("wb") as log:
+        command = [str(installed / "equipot"), "api", "--port", str(port), "--redis-url", redis.url]
+        command += ["--data-dir", str(tmp_path / "data")]
+        api = subprocess.Popen(command, cwd=tmp_path, env=_environment(), stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            assert _answer(f"{address}/healthz", api) == {"status": "ok"}, (tmp_path / "log").read_text()
+            models = httpx.get(f"{address}/v1/models").json()["items"]
+            assert {item["name"] for item in models} == set(SHIPPED_POTENTIALS)
+            assert httpx.get(f"{address}/").headers["Content-Type"].startswith("text/html")
+            maps = Path(f"/proc/{api.pid}/maps")  # Linux only
+            assert not maps.exists() or "libtorch" not in maps.read_text()
+        finally:
+            api.terminate()
+            assert api.wait(timeout=30) in {0, -signal.SIGTERM}
+
+
+def _answer(url: str, process: subprocess.Popen[bytes]) -> object:
+    """What a server says as soon as it says anything; None if its process ends first."""
+    give_up = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < give_up:
+        try:
+            return httpx.get(url, timeout=5.0).json()
+        except httpx.TransportError:
+            time.sleep(0.05)
+    return None
