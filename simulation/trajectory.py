@@ -92,10 +92,13 @@ class FrameRef:
 
 
 class SegmentWriter:
-    """Appends frames to the segment of one attempt. Raises ConflictError if this attempt has been begun before."""
+    """Appends frames to the segment of one attempt. Raises ConflictError if this attempt has been begun before.
+
+    The records are those of ASE's TrajectoryWriter, written without the comparisons it makes for each property.
+    """
 
     def __init__(self, directory: Path, attempt: int) -> None:
-        from ase.io.trajectory import TrajectoryWriter
+        from ase.io.ulm import Writer
 
         folder = directory / SEGMENTS
         folder.mkdir(exist_ok=True)
@@ -110,14 +113,25 @@ class SegmentWriter:
                 hint="Resume with a higher attempt number.",
             ) from None
         self.n_frames = 0
-        self._writer = TrajectoryWriter(self.path, "w")
+        self._system_in_head: int | None = None
+        self._ulm = Writer(self.path, "w", "ASE-Trajectory")
         self._index = self.index_path.open("w", encoding="utf-8")
 
     def write(self, frame: Frame) -> None:
         """Append a frame and hand it to the operating system."""
-        self._writer.write(frame.to_atoms())
-        time_fs = frame.time_fs
-        line = {"frame": self.n_frames, "system": frame.system, "step": frame.step, "time_fs": time_fs}
+        structure, ulm = frame.structure, self._ulm
+        if frame.system != self._system_in_head:  # a frame without a header has that of the file's first frame
+            self._write_header(frame)
+        cell = np.zeros((3, 3)) if structure.cell_ang is None else structure.cell_ang
+        ulm.write(positions=structure.positions_ang, cell=cell.tolist(), info=frame.tags)
+        if frame.momenta is not None:
+            ulm.write(momenta=frame.momenta)
+        numbers = ulm.child("calculator")
+        numbers.write(name="unknown", energy=frame.energy_ev, forces=frame.forces_ev_per_ang)
+        if frame.stress_ev_per_ang3 is not None:
+            numbers.write(stress=frame.stress_ev_per_ang3.tolist())
+        ulm.sync()
+        line = {"frame": self.n_frames, "system": frame.system, "step": frame.step, "time_fs": frame.time_fs}
         self._index.write(json.dumps(line) + "\n")
         self.n_frames += 1
 
@@ -125,8 +139,23 @@ class SegmentWriter:
         self._index.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._ulm.close()
         self._index.close()
+
+    def _write_header(self, frame: Frame) -> None:
+        from ase import __version__ as ase_version
+        from ase.constraints import FixAtoms
+        from ase.io.jsonio import encode
+
+        structure = frame.structure
+        if self.n_frames == 0:
+            self._ulm.write(version=1, ase_version=ase_version)
+            self._system_in_head = frame.system
+        self._ulm.write(pbc=list(structure.pbc), numbers=structure.numbers)
+        if structure.fixed_atoms:
+            self._ulm.write(constraints=encode([FixAtoms(list(structure.fixed_atoms))]))
+        if structure.masses_u is not None:
+            self._ulm.write(masses=structure.masses_u)
 
 
 def attempts_begun(directory: Path) -> list[int]:
