@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from equipot.service.redis_server import connect
+from equipot.service.redis_server import RedisServer, connect
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
 
@@ -23,6 +24,13 @@ MAX_BODY_BYTES = 400_000
 MAX_QUEUED_JOBS = 12
 MAX_ATOMS = 3000
 MAX_STRUCTURES = 50
+WORKER: dict[str, Any] = {
+    "worker_device": "cpu",
+    "threads_per_worker": 1,
+    "lease_s": 3.0,
+    "beat_s": 0.5,
+    "shard_max_systems": 2,
+}
 
 WATER: dict[str, Any] = {
     "symbols": ["O", "H", "H"],
@@ -91,26 +99,34 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session")
-def live_api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
-    folder = tmp_path_factory.mktemp("api")
+@contextmanager
+def running_api(redis_url: str, folder: Path, **changes: Any) -> Iterator[LiveApi]:
+    """An API process on a Redis; told to stop at the end, which it must do by itself."""
     settings = Settings(
-        data_dir=folder / "data",
-        redis_url=redis_url,
-        port=free_port(),
-        max_body_bytes=MAX_BODY_BYTES,
-        max_queued_jobs=MAX_QUEUED_JOBS,
-        max_atoms=MAX_ATOMS,
-        max_structures=MAX_STRUCTURES,
-        log_format="json",
+        **{"data_dir": folder / "data", "redis_url": redis_url, "port": free_port(), "log_format": "json", **changes}
     )
     log = folder / "api.log"
     process = start_api(settings, log)
-    with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30.0) as http:
-        wait_until_it_answers(http, process, log)
-        yield LiveApi(http, JobStore(connect(redis_url), settings.data_dir, settings), process, log)
-        process.terminate()
-        assert process.wait(10) in (0, -15)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30.0) as http:
+            wait_until_it_answers(http, process, log)
+            yield LiveApi(http, JobStore(connect(redis_url), settings.data_dir, settings), process, log)
+            process.terminate()
+            assert process.wait(10) in (0, -15)
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def live_api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    limits = {
+        "max_body_bytes": MAX_BODY_BYTES,
+        "max_queued_jobs": MAX_QUEUED_JOBS,
+        "max_atoms": MAX_ATOMS,
+        "max_structures": MAX_STRUCTURES,
+    }
+    with running_api(redis_url, tmp_path_factory.mktemp("api"), **limits) as api:
+        yield api
 
 
 @pytest.fixture
@@ -118,3 +134,28 @@ def api(live_api: LiveApi) -> LiveApi:
     """The API with no job, no worker and no remembered key."""
     live_api.store.redis.flushall()
     return live_api
+
+
+@pytest.fixture(scope="session")
+def working_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
+    """An API with a Redis and a worker process of its own; its jobs are computed and stay."""
+    folder = tmp_path_factory.mktemp("working")
+    with RedisServer(folder) as server, running_api(server.url, folder, preload_model="tiny", **WORKER) as api:
+        environment = {**os.environ, **api.store.settings.as_environment()}
+        with (folder / "worker.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "equipot.service.worker"], env=environment, stdout=log, stderr=log
+            )
+        try:
+            deadline = time.monotonic() + START_S
+            while api.http.get("/readyz").status_code != 200:
+                if worker.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail("the worker did not start:\n" + (folder / "worker.log").read_text()[-3000:])
+                time.sleep(0.1)
+            yield api
+        finally:
+            worker.terminate()
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
