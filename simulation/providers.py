@@ -153,8 +153,17 @@ class AseProvider:
     would make the last digits depend on history, and a resumed run would no longer be the uninterrupted one.
     """
 
-    def __init__(self, calculator: BaseCalculator, name: str | None = None) -> None:
+    def __init__(
+        self,
+        calculator: BaseCalculator,
+        name: str | None = None,
+        elements: Sequence[str] | None = None,
+        level_of_theory: str | None = None,
+    ) -> None:
+        """elements None: the calculator is asked for whatever comes, and says itself what it does not know."""
         self._calculator = calculator
+        self._elements = None if elements is None else list(elements)
+        self._level_of_theory = level_of_theory
         self._name = name or str(getattr(calculator, "name", None) or type(calculator).__name__).lower()
 
     @property
@@ -162,8 +171,8 @@ class AseProvider:
         return {
             "model": self._name,
             "sha256": None,
-            "level_of_theory": None,
-            "elements": None,
+            "level_of_theory": self._level_of_theory,
+            "elements": self._elements,
             "dtype": None,
             "device": None,
             "pins": {"execution": "ase", **_numpy_pins(), "ase": version("ase")},

@@ -1,4 +1,4 @@
-"""A run that is made to be killed: `python killable.py KIND DIRECTORY` begins it, or goes on where it was left."""
+"""A run made to be killed: `python killable.py KIND DIRECTORY [STEPS]` begins it or goes on where it was left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from equipot.simulation.providers import AseProvider
 from equipot.simulation.run import Run
 
 
-def main(kind: str, folder: str) -> None:
+def main(kind: str, folder: str, n_steps: str = "100") -> None:
     directory = Path(folder)
     crystal, slab, water = bulk("Cu", cubic=True), fcc111("Cu", (2, 1, 2), vacuum=5.0), molecule("H2O")
     slab.set_constraint(FixAtoms(indices=[0]))
@@ -45,7 +45,7 @@ def main(kind: str, folder: str) -> None:
         output=directory,
         resume=True,
         ensemble=kind,
-        n_steps=100,
+        n_steps=int(n_steps),
         timestep_fs=1.0,
         temperature_k=500.0,
         seed=[7, 8, 9],

@@ -104,13 +104,15 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_where_an_undisturbed_one_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_run_md_at_a_checkpoint_of_the_step_it_was_in(number: signal.Signals, tmp_path: Path) -> None:
     """The process dies of the signal, as it should, and what it had computed is not computed again."""
-    child = subprocess.Popen([sys.executable, str(SCRIPT), "nvt", str(tmp_path / "run")], stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "nvt", str(tmp_path / "run"), "100000"], stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + LONGEST_S
     while not frame_index_or_nothing(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(number)
-    child.communicate(timeout=LONGEST_S)
-    assert child.returncode == -number
+    _, errors = child.communicate(timeout=LONGEST_S)
+    assert child.returncode == -number, errors.decode()
     header = read_header(tmp_path / "run")
     assert header is not None
     assert not header["complete"]
