@@ -269,8 +269,9 @@ class Workbench:
                 if shard.run is not None and shard.answer != "lost":
                     shard.run.checkpoint()
                     shard.report(self._claims, 0.0)
+                step = shard.step
                 self._drop(shard)
-                log.info("handed back", answer=self._claims.hand_back(shard.claim), step=shard.step)
+                log.info("handed back", answer=self._claims.hand_back(shard.claim), step=step)
 
             self._guarded(shard, give)
 
