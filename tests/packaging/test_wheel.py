@@ -44,12 +44,9 @@ def names(wheel: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_the_wheel_has_every_module_of_every_layer(names: list[str], repository: Path, layer: str) -> None:
-    wanted = {
-        f"equipot/{path.relative_to(repository)}"
-        for path in (repository / layer).rglob("*")
-        if path.suffix in {".py", ".lua", ".html", ".yaml"} and "__pycache__" not in path.parts
-    }
+def test_the_wheel_has_every_file_of_every_layer(names: list[str], repository: Path, layer: str) -> None:
+    files = (path.relative_to(repository) for path in (repository / layer).rglob("*") if path.is_file())
+    wanted = {f"equipot/{path}" for path in files if "__pycache__" not in path.parts}
     assert f"equipot/{layer}/__init__.py" in wanted
     assert wanted <= set(names)
 
