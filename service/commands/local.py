@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from equipot.cards import registry
-from equipot.errors import EquipotError, InputError
+from equipot.calculator.plugins import find_calculators, load_calculator
+from equipot.cards import find_model, read_card
+from equipot.errors import EquipotError, InputError, UnknownModelError
 from equipot.params import AnyParams, JobKind
 from equipot.service.commands.display import RunProgress, err, exit_status, out, show_json, show_results
 from equipot.service.commands.output import Output
@@ -46,9 +47,10 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
 
     from equipot.simulation.run import Run
 
-    provider = _loaded(job.model, job.device, job.dtype, as_json)
+    forces = Forces.find(job.model)
     if not job.skip_invalid:
-        _refuse_unfit(job.names, job.structures, provider)
+        _refuse_unfit(job.names, job.structures, forces)
+    provider = forces.load(job.device, job.dtype, as_json)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -74,7 +76,7 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
 
     request = RunRequest.read(folder)
     began = request.provider
-    provider = _loaded(str(began["model"]), began["device"], began["dtype"], as_json)
+    provider = Forces.find(str(began["model"])).load(began["device"], began["dtype"], as_json)
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
@@ -84,38 +86,45 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     return _report(run, request.kind, output, kept=True, as_json=as_json)
 
 
-def _loaded(model: str, device: str | None, dtype: str | None, as_json: bool) -> ForceProvider:
-    """The forces behind a model name, the path of a card, or the name of an announced calculator."""
-    from equipot.calculator.plugins import find_calculators, load_calculator
+@dataclass(frozen=True)
+class Forces:
+    """Where the forces will come from, known before anything heavy is loaded."""
 
-    known = registry()
-    ours = model in known or any(model in card.aliases for _, card in known.values()) or model.endswith(".json")
-    if not ours and model in find_calculators():
-        from equipot.simulation.providers import AseProvider
+    name: str
+    elements: tuple[str, ...]
+    is_plugin: bool = False
 
-        return AseProvider(load_calculator(model), name=model)
-    from equipot.cards import find_model
+    @classmethod
+    def find(cls, model: str) -> Forces:
+        """A model name, the path of a card, or the name of an announced calculator. Raises UnknownModelError."""
+        if model.endswith(".json"):
+            return cls(model, tuple(read_card(Path(model)).elements))
+        try:
+            return cls(model, tuple(find_model(model)[1].elements))
+        except UnknownModelError:
+            plugin = find_calculators().get(model)
+            if plugin is None:
+                raise
+            return cls(model, plugin.elements, is_plugin=True)
 
-    if not model.endswith(".json"):
-        find_model(model)  # an unknown name is said before torch is loaded
-    with err.status(f"loading {model}") if err.is_terminal and not as_json else nullcontext():
-        from equipot.simulation.api import provider_for
+    def load(self, device: str | None, dtype: str | None, quiet: bool) -> ForceProvider:
+        """The provider itself; device and dtype are for our own potentials."""
+        if self.is_plugin:
+            from equipot.simulation.providers import AseProvider
 
-        return provider_for(model, device=device, dtype=dtype)
+            return AseProvider(load_calculator(self.name), name=self.name)
+        with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
+            from equipot.simulation.api import provider_for
+
+            return provider_for(self.name, device=device, dtype=dtype)
 
 
-def _refuse_unfit(
-    names: Sequence[str], structures: Sequence[Structure | EquipotError], provider: ForceProvider
-) -> None:
+def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
     """Refuse the whole run, as the service does, if one structure cannot be computed."""
-    identity = provider.identity
-    elements = identity["elements"]
-    if elements is None:
-        return
     for name, structure in zip(names, structures, strict=True):
         assert isinstance(structure, Structure)
         try:
-            check_against_model(structure, elements, identity["model"])
+            check_against_model(structure, forces.elements, forces.name)
         except InputError as error:
             hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error

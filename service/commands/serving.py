@@ -90,14 +90,7 @@ def settings_with(**given: Any) -> Settings:
 
 def run_api(settings: Settings) -> int:
     """Run the API until it is stopped; without a Redis URL it joins the service that runs on its data directory."""
-    from equipot.service.redis_server import running_url
-
-    url = settings.redis_url or running_url(settings.data_dir)
-    if url is None:
-        raise EquipotError(
-            f"No service runs on {settings.data_dir}.", hint="Start `equipot serve`, or give --redis-url."
-        )
-    os.environ.update(settings.model_copy(update={"redis_url": url}).as_environment())
+    os.environ.update(_joined(settings).as_environment())
     from equipot.service.api.__main__ import main
 
     main()
@@ -105,7 +98,19 @@ def run_api(settings: Settings) -> int:
 
 
 def run_worker(settings: Settings) -> int:
-    """Run a worker until it is stopped."""
+    """Run a worker until it is stopped; it joins a service as the API does."""
+    settings = _joined(settings)
     from equipot.service.worker import main
 
     return main(settings)
+
+
+def _joined(settings: Settings) -> Settings:
+    from equipot.service.redis_server import running_url
+
+    url = settings.redis_url or running_url(settings.data_dir)
+    if url is None:
+        raise EquipotError(
+            f"No service runs on {settings.data_dir}.", hint="Start `equipot serve`, or give --redis-url."
+        )
+    return settings.model_copy(update={"redis_url": url})
