@@ -33,12 +33,22 @@ class System:
     cell_ang: np.ndarray | None
     pbc: tuple[bool, bool, bool]
     key: Hashable
+    charge_e: float = 0.0
+    spin_multiplicity: int | None = None
 
     @classmethod
     def of(cls, structure: Structure, key: Hashable, positions_ang: np.ndarray | None = None) -> System:
         """The view of a structure, perhaps with its atoms elsewhere."""
         positions = structure.positions_ang if positions_ang is None else positions_ang
-        return cls(structure.numbers, positions, structure.cell_ang, structure.pbc, key)
+        return cls(
+            structure.numbers,
+            positions,
+            structure.cell_ang,
+            structure.pbc,
+            key,
+            structure.charge_e,
+            structure.spin_multiplicity,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +160,8 @@ class AseProvider:
     """Forces from any ASE calculator, one system after the other.
 
     The calculator is reset before each call: what it remembers of earlier calls (neighbour lists, wave functions)
-    would make the last digits depend on history, and a resumed run would no longer be the uninterrupted one.
+    would make the last digits depend on history, and a resumed run would no longer be the uninterrupted one. It finds
+    charge and spin multiplicity in `atoms.info`, where they are usually looked for.
     """
 
     def __init__(
@@ -196,6 +207,10 @@ class AseProvider:
             atoms = Atoms(
                 system.numbers, system.positions_ang, cell=system.cell_ang, pbc=system.pbc, calculator=calculator
             )
+            if system.charge_e:
+                atoms.info["charge"] = system.charge_e
+            if system.spin_multiplicity is not None:
+                atoms.info["spin_multiplicity"] = system.spin_multiplicity
             forces = np.array(atoms.get_forces(), dtype=np.float64)
             energy = float(atoms.get_potential_energy())
             stress = None

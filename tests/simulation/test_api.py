@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -89,6 +89,22 @@ def test_any_ase_calculator_will_do() -> None:
     (result,) = relax(pair, LennardJones(), fmax_ev_per_ang=0.001)
     assert result.atoms is not None
     assert result.atoms.get_distance(0, 1) == pytest.approx(2 ** (1 / 6), abs=1e-3)
+
+
+def test_a_calculator_finds_charge_and_spin_where_the_user_put_them() -> None:
+    class Curious(EMT):
+        seen: ClassVar[list[Any]] = []
+
+        def calculate(self, atoms: Any = None, *rest: Any, **more: Any) -> None:
+            self.seen.append((atoms.info.get("charge"), atoms.info.get("spin_multiplicity")))
+            super().calculate(atoms, *rest, **more)
+
+    ion = water()
+    ion.info.update(charge=1, spin_multiplicity=2)
+    (result,) = singlepoint(ion, Curious())
+    assert set(Curious.seen) == {(1.0, 2)}
+    assert result.atoms is not None
+    assert result.atoms.info["charge"] == 1
 
 
 def test_a_model_is_a_name_a_card_or_a_potential_and_all_give_the_same(data_dir: Path) -> None:
