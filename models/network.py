@@ -11,8 +11,8 @@ Each layer looks at the neighbours and then at itself:
 
 h_j(r̂) Y_lm(r̂) is the Gaunt product of h_j with a point on the sphere, that is a factorised tensor product of
 rank one; it costs a number per edge and channel. The radial map is applied on nodes, after the sum over edges.
-There is no scatter: rows of neighbours are padded, bonds know their reverse, and every sum is a batched matrix
-product.
+There is no scatter: rows of neighbours are padded, bonds know their reverse, and every sum is a matrix product.
+Features are laid out (component, atom, channel), so that maps of channels and of components are single products.
 
 An atom without neighbours has h = 0, so its energy is its reference energy exactly.
 """
@@ -100,7 +100,7 @@ def reversed_bonds(x: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
 
 
 class DegreeLinear(torch.nn.Module):
-    """A linear map of the channels for each degree: (n, (l_max + 1)², c_in) -> (n, (l_max + 1)², c_out)."""
+    """A linear map of the channels for each degree: ((l_max + 1)², n, c_in) -> ((l_max + 1)², n, c_out)."""
 
     def __init__(self, l_max: int, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -108,8 +108,7 @@ class DegreeLinear(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [x[:, degree**2 : (degree + 1) ** 2] @ self.weight[degree] for degree in range(self.l_max + 1)]
-        return torch.cat(parts, dim=1)
+        return torch.cat([x[d * d : (d + 1) ** 2] @ self.weight[d] for d in range(self.l_max + 1)])
 
 
 class Layer(torch.nn.Module):
@@ -132,21 +131,18 @@ class Layer(torch.nn.Module):
             self.keep_weight = torch.nn.Parameter(torch.ones(n_elements, l_out + 1, c))
 
     def forward(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
-        """Features (n_atoms, (l_hidden + 1)², c) of before -> (n_atoms, (l_out + 1)², c)."""
+        """Features ((l_hidden + 1)², n_atoms, c) of before -> ((l_out + 1)², n_atoms, c)."""
+        n_atoms, _, n_harmonics = bonds.harmonics.shape
         strength = self.pair_weight[bonds.pair] * self.scale
         if h is not None:
-            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h)
+            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h).transpose(0, 1)
             strength = strength * reversed_bonds(along_bond, bonds.reverse)
-        gathered = bonds.functions.transpose(1, 2) @ strength
-        n_harmonics = bonds.harmonics.shape[-1]
-        seen = self.mix_messages(gathered.view(len(gathered), n_harmonics, -1))
+        gathered = (bonds.functions.transpose(1, 2) @ strength).view(n_atoms, n_harmonics, -1)
+        seen = self.mix_messages(gathered.transpose(0, 1))
         new: torch.Tensor = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
         if h is not None:
-            kept = [
-                h[:, d * d : (d + 1) ** 2] * self.keep_weight[bonds.species, d].unsqueeze(1)
-                for d in range(self.l_out + 1)
-            ]
-            new = new + torch.cat(kept, dim=1)
+            keep = self.keep_weight[bonds.species]
+            new = new + torch.cat([h[d * d : (d + 1) ** 2] * keep[:, d] for d in range(self.l_out + 1)])
         return new
 
 
@@ -199,8 +195,8 @@ class Network(torch.nn.Module):
         for layer, readout in zip(self.layers, self.linear_readout, strict=True):
             h = layer(h, bonds)
             assert h is not None
-            scalars.append(h[:, 0])
-            learned = learned + (h[:, 0] * readout[species]).sum(-1)
+            scalars.append(h[0])
+            learned = learned + (h[0] * readout[species]).sum(-1)
         hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
         learned = learned + (hidden * self.output_readout[species]).sum(-1)
 

@@ -70,7 +70,7 @@ class TrainingDomain:
     def distances(self, descriptors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """Distance of every atom, (n_atoms,)."""
         out = torch.empty_like(descriptors[:, 0])
-        for element in range(len(self.mean)):
+        for element in species.unique():
             chosen = species == element
             white = (descriptors[chosen] - self.mean[element]) @ self.whitening[element]
             out[chosen] = white.square().mean(-1).sqrt() / self.threshold

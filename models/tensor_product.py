@@ -48,8 +48,13 @@ def cg_factors(l1_max: int, l2_max: int, l3_max: int) -> Factors:
 FACTORISATIONS: dict[str, Callable[[int, int, int], Factors]] = {"gaunt": gaunt_factors, "cg": cg_factors}
 
 
+def _apply(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A matrix on the components, (d_out, d_in) and (d_in, n, c) -> (d_out, n, c), as one product."""
+    return (matrix @ x.reshape(len(x), -1)).view(len(matrix), *x.shape[1:])
+
+
 class TensorProduct(torch.nn.Module):
-    """z = Wᵀ[(U x) ∘ (V y)] for every channel: x (n, d1, c), y (n, d2, c) -> z (n, d3, c)."""
+    """z = Wᵀ[(U x) ∘ (V y)] for every atom and channel: x (d1, n, c), y (d2, n, c) -> z (d3, n, c)."""
 
     def __init__(self, factorisation: str, l1_max: int, l2_max: int, l3_max: int) -> None:
         super().__init__()
@@ -62,15 +67,14 @@ class TensorProduct(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The product of x and y, channel by channel."""
-        z: torch.Tensor = self.w.T @ ((self.u @ x) * (self.v @ y))
-        return z
+        return _apply(self.w.T, _apply(self.u, x) * _apply(self.v, y))
 
 
 class PolynomialProduct(torch.nn.Module):
     """Σ_ν c_ν x^ν, the powers of a function on the sphere up to ν = 3, by repeated tensor products.
 
-    x (n, (l_max+1)², c) holds the function of each channel, the coefficients (n, 3, c) weigh its powers; the result
-    (n, (l_out+1)², c) is exact. With `gaunt` all products share one grid, so the polynomial is taken point by point.
+    x ((l_max+1)², n, c) holds the function of each atom and channel, the coefficients (n, 3, c) weigh its powers; the
+    result ((l_out+1)², n, c) is exact. With `gaunt` all products share one grid, so the polynomial is taken point by point.
     """
 
     def __init__(self, factorisation: str, l_max: int, l_out: int) -> None:
@@ -90,11 +94,11 @@ class PolynomialProduct(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Project c_1 f + c_2 f² + c_3 f³ onto the harmonics up to l_out."""
-        c1, c2, c3 = (coefficients[:, None, power, :] for power in range(3))
+        c1, c2, c3 = (coefficients[:, power] for power in range(3))
         if self.factorisation == "gaunt":
-            f = self.to_grid @ x
-            return self.from_grid @ (f * (c1 + f * (c2 + f * c3)))
+            f = _apply(self.to_grid, x)
+            return _apply(self.from_grid, f * (c1 + f * (c2 + f * c3)))
         square: torch.Tensor = self.square(x, x)
         cube: torch.Tensor = self.cube(square, x)
         n = self.n_out
-        return c1 * x[:, :n] + c2 * square[:, :n] + c3 * cube
+        return c1 * x[:n] + c2 * square[:n] + c3 * cube

@@ -1,6 +1,6 @@
 """Errors of a potential on labelled frames, kind by kind.
 
-    python -m equipot.models.training.report organic data/organic/test.npz
+python -m equipot.models.training.report organic data/organic/test.npz
 """
 
 from __future__ import annotations
