@@ -6,6 +6,7 @@ appear in the records of jobs that ended badly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,7 @@ from equipot.errors import Culprit, EquipotError, InvalidParameterError, Unavail
 MEDIA_TYPE = "application/problem+json"
 LONGEST_TEXT = 500  # characters of one message: what was sent is never echoed at length
 MOST_CULPRITS = 20
+PLACEHOLDER = re.compile(r"(\{[^}]+\})")
 
 STATUS: dict[str, int] = {
     "invalid-parameter": 422,
@@ -147,7 +149,8 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem_response(request, _from_http(request, error), error.headers)
+        allow = {"Allow": ", ".join(_methods(request))} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        return problem_response(request, _from_http(request, error), {**(error.headers or {}), **allow})
 
     async def on_redis(request: Request, error: Exception) -> Response:
         away = UnavailableError("The job store does not answer.", hint="Try again shortly; nothing is lost.")
@@ -170,11 +173,20 @@ def _from_http(request: Request, error: HTTPException) -> dict[str, Any]:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return plain_problem("not-found", f"There is nothing at {_short(request.url.path, 100)}.", "See /docs.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allow = (error.headers or {}).get("Allow", "")
-        return plain_problem("method-not-allowed", f"{request.method} is not possible here.", f"Allowed: {allow}.")
+        allowed = ", ".join(_methods(request))
+        return plain_problem("method-not-allowed", f"{request.method} is not possible here.", f"Allowed: {allowed}.")
     if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return InvalidParameterError(str(error.detail)).as_problem()
     return internal_problem()
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method the address takes; the framework names those of the first route alone."""
+    for template, methods in request.app.openapi()["paths"].items():
+        pattern = "".join("[^/]+" if part.startswith("{") else re.escape(part) for part in PLACEHOLDER.split(template))
+        if re.fullmatch(pattern, request.url.path):
+            return sorted(method.upper() for method in methods)
+    return ["GET"]  # pages and metrics are not in the description
 
 
 def _short(value: Any, longest: int = LONGEST_TEXT) -> str:

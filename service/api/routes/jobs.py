@@ -35,7 +35,7 @@ async def submit_job(
     request: Request,
     use: Use,
     wait_s: WaitSeconds,
-    key: IdempotencyKey,
+    idempotency_key: IdempotencyKey = None,
     validate_only: Annotated[bool, Query(description="check and estimate, queue nothing")] = False,
 ) -> Response:
     """Queue a job. Nothing is queued unless every structure and parameter is valid.
@@ -45,7 +45,7 @@ async def submit_job(
     body = await request.body()
     if validate_only:
         return json_response(await run_in_threadpool(_validate, use, body))
-    record, replayed = await run_in_threadpool(_submit, use, body, key)
+    record, replayed = await run_in_threadpool(_submit, use, body, idempotency_key)
     headers = {"Location": f"/v1/jobs/{record.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -59,7 +59,14 @@ async def submit_job(
 def list_jobs(
     use: Use,
     page_size: Annotated[int, Query(ge=1, description=f"at most {LARGEST_PAGE} are given")] = 50,
-    page_token: Annotated[str, Query(max_length=1000, description="`next_page_token` of the page before")] = "",
+    page_token: Annotated[
+        str,
+        Query(
+            max_length=100,
+            description="`next_page_token` of the page before",
+            json_schema_extra={"pattern": "^([0-9a-f]{22})?$"},
+        ),
+    ] = "",
     state: JobState | None = None,
     kind: JobKind | None = None,
     model: Annotated[str | None, Query(max_length=100)] = None,

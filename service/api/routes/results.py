@@ -60,7 +60,7 @@ def systems(
     use: Use,
     job: Job,
     page_size: Annotated[int, Query(ge=1, description=f"at most {LARGEST_PAGE} are given")] = 50,
-    page_token: Annotated[str, Query(max_length=20)] = "",
+    page_token: Annotated[str, Query(max_length=20, json_schema_extra={"pattern": "^[0-9]*$"})] = "",
 ) -> Response:
     """What became of each system that has ended: outcome, energy, forces, stress, steps, final structure."""
     with pointing_at_query("page_token"):

@@ -235,6 +235,13 @@ def test_an_address_that_cannot_be_answered_says_why(
     assert_problem(api.http.request(method, path), code, status, pointer)
 
 
+def test_a_method_that_is_not_possible_is_answered_with_all_that_are(api: LiveApi) -> None:
+    assert api.http.put("/v1/jobs").headers["allow"] == "GET, POST"
+    assert api.http.put("/v1/jobs/" + "0" * 22).headers["allow"] == "DELETE, GET"
+    assert api.http.get("/v1/jobs/" + "0" * 22 + "/cancel").headers["allow"] == "POST"
+    assert api.http.post("/docs").headers["allow"] == "GET"
+
+
 @pytest.mark.parametrize(
     ("path", "code", "status", "pointer"),
     [
