@@ -169,6 +169,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(forces: Any, t
         resumed = Run.resume(copy, forces.LennardJones(), 2)
         assert resumed.progress.step in (7, 15), "the one before, or this one if the damage hit nothing"
         assert finished(resumed) == expected
+        assert sorted(map(key, read_thermo(copy))) == sorted(map(key, read_thermo(tmp_path / "whole")))
     (tmp_path / "r" / NEWEST).write_bytes(b"")
     (tmp_path / "r" / PREVIOUS).write_bytes(b"nonsense")
     with pytest.raises(NotResumableError, match="No checkpoint in r can be read"):
