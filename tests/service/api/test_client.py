@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def test_a_relaxation_there_is_the_relaxation_here_to_the_last_bit(client: Clien
     assert (there.outcome, there.converged, there.n_steps) == (here.outcome, here.converged, here.n_steps)
     assert there.energy_ev == here.energy_ev
     assert there.forces_ev_per_ang is not None
+    assert here.forces_ev_per_ang is not None
     assert np.array_equal(there.forces_ev_per_ang, here.forces_ev_per_ang)
     assert there.atoms is not None
     assert here.atoms is not None
@@ -59,7 +61,7 @@ def test_a_relaxation_there_is_the_relaxation_here_to_the_last_bit(client: Clien
 
 
 def test_dynamics_there_are_the_dynamics_here_to_the_last_bit(client: Client) -> None:
-    params = {"n_steps": 12, "save_every": 4, "seed": 3, "temperature_k": 100}
+    params: dict[str, Any] = {"n_steps": 12, "save_every": 4, "seed": 3, "temperature_k": 100}
     told: list[Progress] = []
     (there,) = client.run_md([WATER], model="tiny", on_progress=told.append, **params)
     (here,) = run_md([WATER], model="tiny", **params)
@@ -174,7 +176,7 @@ class BreakingProxy:
 
 
 def test_events_are_complete_and_come_once_over_a_connection_that_breaks(working_api: LiveApi, client: Client) -> None:
-    job = client.submit("md", [WATER] * 4, model="tiny", params={"n_steps": 60, "seed": 1}).wait()
+    job = client.submit("md", [WATER] * 2, model="tiny", params={"n_steps": 30, "seed": 1}).wait()
     whole = list(job.events())
     assert len(whole) > 5
     proxy = BreakingProxy(working_api.http.base_url.port or 0, bytes_each=900, n_cuts=3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase.io import read
+from ase.io import iread
 from ase.io.trajectory import TrajectoryReader
 
 from equipot import __version__
@@ -71,7 +71,7 @@ def test_extxyz_traj_npz_and_jsonl_hold_the_same_frames(working_api: LiveApi, fi
         content: bytes = answer.content
         return content
 
-    from_xyz = read(io.StringIO(data("extxyz").decode()), format="extxyz", index=":")
+    from_xyz = list(iread(io.StringIO(data("extxyz").decode()), format="extxyz", index=":"))
     from_traj = list(TrajectoryReader(io.BytesIO(data("traj"))))
     from_npz = np.load(io.BytesIO(data("npz")), allow_pickle=False)
     from_json = [json.loads(line) for line in data("jsonl").splitlines()]
