@@ -18,7 +18,6 @@ log = structlog.get_logger()
 
 LOCK = "equipot:reconciler"
 MARK = "equipot:rebuilt"  #: set when the jobs on disk have been brought back; gone if Redis was emptied
-LOCK_S = 30
 
 
 class Reconciler:
@@ -29,7 +28,8 @@ class Reconciler:
 
     def look(self) -> None:
         """One look at everything."""
-        lock = self._store.redis.lock(LOCK, timeout=LOCK_S, blocking=False)
+        # Two looks at once do no harm, so a process that freezes with the lock need not hold it for long.
+        lock = self._store.redis.lock(LOCK, timeout=self._store.settings.lease_s, blocking=False)
         if not lock.acquire():
             return
         try:

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import structlog
+import torch
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import SimpleWorker
@@ -24,6 +25,7 @@ from rq.serializers import JSONSerializer
 from equipot.errors import EquipotError
 from equipot.service.claims import Claims
 from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
+from equipot.service.engines import Engines
 from equipot.service.logs import configure_logs
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
@@ -31,10 +33,7 @@ from equipot.service.redis_server import connect, running_url
 from equipot.service.roster import worker_id_of
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
-
-if TYPE_CHECKING:
-    from equipot.service.engines import Engines
-    from equipot.service.workbench import Workbench
+from equipot.service.workbench import Workbench
 
 log = structlog.get_logger()
 
@@ -165,14 +164,6 @@ def main(settings: Settings | None = None) -> int:
     Without a Redis URL the worker joins the service that runs on its data directory.
     """
     global _bench
-    # Read when torch is loaded, just below. OpenMP's threads spin while they wait; on a machine that does anything
-    # else at the same time two of them were measured to be twenty times slower than one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-
-    from equipot.service.engines import Engines
-    from equipot.service.workbench import Workbench
-
     settings = settings or Settings()
     worker_id = worker_id_of(os.getpid())
     configure_logs(settings, worker=worker_id)
@@ -212,8 +203,6 @@ def main(settings: Settings | None = None) -> int:
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
-    import torch
-
     if settings.worker_device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return settings.worker_device

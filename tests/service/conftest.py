@@ -22,7 +22,8 @@ from equipot.service.settings import Settings
 from equipot.service.store import JobStore
 from equipot.structure import Structure, structure_from_json
 
-START_S = 60.0  # to load torch on a busy machine
+START_S = 120.0  # to load torch on a busy machine
+JOB_S = 120.0
 ETHANOL = {
     "symbols": ["C", "C", "O", "H", "H", "H", "H", "H", "H"],
     "positions": [
@@ -49,6 +50,7 @@ class ServiceUnderTest:
             lease_s=1.5,
             beat_s=0.3,
             reconcile_s=0.2,
+            max_attempts=2,
             turn_s=0.3,
             preload_model="tiny",
             log_format="json",
@@ -81,7 +83,7 @@ class ServiceUnderTest:
                 worker.kill()
             worker.wait()
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = JOB_S) -> Any:
         """The first true answer of `condition`, with the reconciler looking meanwhile."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
@@ -92,7 +94,7 @@ class ServiceUnderTest:
             time.sleep(0.02)
         return answer
 
-    def wait_until_over(self, job_id: str, seconds: float = 30.0) -> JobRecord:
+    def wait_until_over(self, job_id: str, seconds: float = JOB_S) -> JobRecord:
         """The record of the job when it has ended."""
         self.wait_for(lambda: self.store.get(job_id).is_over, seconds)
         return self.store.get(job_id)

@@ -21,8 +21,21 @@ from equipot.service.supervisor import Child, count_gpus
 
 START_S = 90.0
 SERVE = "import sys; from equipot.service.supervisor import serve; from equipot.service.settings import Settings; "
-WATER = {"symbols": ["O", "H", "H"], "positions": [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]}
-LONG_MD = {"n_steps": 1000, "seed": 3, "save_every": 50, "checkpoint_every_s": 0.3}
+LONG_MD = {"n_steps": 400, "seed": 3, "save_every": 20, "checkpoint_every_s": 0.3}
+
+
+def silicon() -> dict[str, Any]:
+    """64 atoms: slow enough for a job to be still running when it is killed."""
+    corners = [(0, 0, 0), (0, 2, 2), (2, 0, 2), (2, 2, 0)]
+    cells = [(4 * i, 4 * j, 4 * k) for i in range(2) for j in range(2) for k in range(2)]
+    sites = [(a + x + d, b + y + d, c + z + d) for a, b, c in cells for x, y, z in corners for d in (0, 1)]
+    quarter_ang = 5.43 / 4
+    return {
+        "symbols": ["Si"] * len(sites),
+        "positions": [[quarter_ang * x for x in site] for site in sites],
+        "cell": [[10.86, 0, 0], [0, 10.86, 0], [0, 0, 10.86]],
+        "pbc": [True, True, True],
+    }
 
 
 class Served:
@@ -68,7 +81,7 @@ class Served:
             time.sleep(0.05)
 
     def submit_md(self) -> str:
-        body = {"kind": "md", "model": "tiny", "structures": [WATER], "params": LONG_MD}
+        body = {"kind": "md", "model": "tiny", "structures": [silicon()], "params": LONG_MD}
         return str(self.client.post("/v1/jobs", json=body).raise_for_status().json()["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -115,17 +128,17 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes with procps")
 def test_a_job_survives_the_death_of_its_worker_and_then_of_everything(served: Served) -> None:
     process = served.start()
+    second = served.launch()
+    assert second.wait(60) != 0
+    assert f"in use by process {process.pid}" in served.log.read_text()
+
     job_id = served.submit_md()
-    served.wait_for(lambda: (served.job(job_id)["checkpoint_step"] or 0) > 50)
+    served.wait_for(lambda: (served.job(job_id)["checkpoint_step"] or 0) > 10)
 
     worker = served.worker_pid()
     os.kill(worker, signal.SIGKILL)
     served.wait_for(lambda: served.job(job_id)["attempt"] == 2 and served.job(job_id)["state"] == "running")
     assert served.worker_pid() != worker
-
-    second = served.launch()
-    assert second.wait(30) != 0
-    assert f"in use by process {process.pid}" in served.log.read_text()
 
     before = served.wait_for(lambda: served.job(job_id)["checkpoint_step"])
     assert served.job(job_id)["state"] == "running", "the job ended before everything was killed"
@@ -142,7 +155,7 @@ def test_a_job_survives_the_death_of_its_worker_and_then_of_everything(served: S
     assert job["progress"]["step"] == LONG_MD["n_steps"]
     assert before > 0
     frames = served.client.get(f"/v1/jobs/{job_id}/trajectory", params={"format": "extxyz"}).text
-    assert frames.splitlines().count("3") == 21, "every 50 steps one frame, none missing and none twice"
+    assert frames.splitlines().count("64") == 21, "every 20 steps one frame, none missing and none twice"
 
     children = _children(process.pid)
     process.send_signal(signal.SIGINT)

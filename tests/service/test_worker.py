@@ -8,7 +8,7 @@ from typing import Any
 from equipot.params import MDParams, RelaxParams, SinglepointParams
 from equipot.simulation.trajectory import read_frames
 
-LONG_MD = MDParams(n_steps=800, seed=11, save_every=20, thermo_every=10, checkpoint_every_s=0.2)
+LONG_MD = MDParams(n_steps=400, seed=11, save_every=20, thermo_every=10, checkpoint_every_s=0.2)
 
 
 def test_every_kind_of_job_is_run_to_its_end_by_one_warm_worker(one_worker: Any) -> None:
@@ -41,7 +41,7 @@ def _ended(service: Any, record: Any) -> tuple[dict[str, Any], list[Any]]:
 
 def test_cancel_takes_less_than_two_seconds_and_what_was_computed_can_be_read_and_resumed(one_worker: Any) -> None:
     submitted = one_worker.submit(params=LONG_MD)
-    one_worker.wait_for(lambda: one_worker.store.get(submitted.id).progress.step > 100)
+    one_worker.wait_for(lambda: one_worker.store.get(submitted.id).progress.step > 50)
     begun = time.monotonic()
     assert one_worker.store.request_cancel(submitted.id).state in ("cancelling", "cancelled")
     one_worker.wait_for(lambda: one_worker.store.get(submitted.id).is_over)
@@ -52,7 +52,7 @@ def test_cancel_takes_less_than_two_seconds_and_what_was_computed_can_be_read_an
     result, frames = _ended(one_worker, record)
     assert result["outcome"] == "cancelled"
     assert result["structure"] is not None
-    assert len(frames) >= 4
+    assert len(frames) >= 3
     assert one_worker.store.resume(record.id).state == "queued"
     resumed = one_worker.wait_until_over(record.id)
     assert (resumed.state, resumed.attempt, resumed.outcomes) == ("succeeded", 2, {"completed": 1})
