@@ -1,7 +1,4 @@
-"""Serve the API: `python -m equipot.service.api`, with the settings of the environment (EQUIPOT_*).
-
-Started like this, the children that read uploaded files need not load the program that started the server.
-"""
+"""Serve the API: `python -m equipot.service.api`, with the settings of the environment (EQUIPOT_*)."""
 
 from __future__ import annotations
 

@@ -10,12 +10,14 @@ import contextlib
 import json
 import multiprocessing
 import resource
+import sys
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from equipot.errors import (
@@ -133,7 +135,7 @@ class FileReader:
     def _ask_child(self, text: str, format: str, name: str) -> dict[str, Any]:
         context = multiprocessing.get_context("forkserver")
         receiving, sending = context.Pipe(duplex=False)
-        with self._starting:
+        with self._starting, _nameless_main():
             context.set_forkserver_preload(["equipot.calculator.reading", __name__])
             child = context.Process(
                 target=_read_in_child, args=(sending, text, format, name, *self._limits), daemon=True
@@ -152,6 +154,17 @@ class FileReader:
             child.close()
             receiving.close()
         return {"problem": _too_costly(format).as_problem()}
+
+
+@contextlib.contextmanager
+def _nameless_main() -> Iterator[None]:
+    """While a child is started, hide which program this is: the child would run it again, which takes long or worse."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _read_in_child(sending: Connection, text: str, format: str, name: str, memory_bytes: int, cpu_s: int) -> None:

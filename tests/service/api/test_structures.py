@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,3 +219,14 @@ def test_a_reader_that_needs_too_much_memory_is_ended_by_its_limit() -> None:
         FileReader(memory_bytes=200_000).read(text, "xyz", "/file")
     assert caught.value.code == "invalid-structure"
     assert len(json.dumps(caught.value.as_problem())) < 2000
+
+
+def test_a_program_without_a_main_guard_can_read_files(tmp_path: Path) -> None:
+    """Children that ran the program again would read again, and so on."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from equipot.service.api.uploads import FileReader\n"
+        "print(FileReader().read('1\\n\\nH 0 0 0\\n', 'xyz', '').structures[0].n_atoms)\n"
+    )
+    out = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert out.stdout.split() == ["1"], out.stderr[-2000:]
