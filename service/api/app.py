@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        configure_logs(settings, process="api")
+        configure_logs(settings)
         threading.Thread(target=_warm_up, args=(app.state.services.reader,), daemon=True).start()
         with _told_to_stop(closing):
             yield

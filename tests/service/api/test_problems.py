@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from equipot.errors import error_classes, error_from_problem
 from equipot.service.api.problems import HTTP_TITLES, LONGEST_TEXT, MEANING, STATUS
 from equipot.service.idempotency import Reservation
+from equipot.service.redis_server import RedisServer
 
-from .conftest import MAX_ATOMS, MAX_BODY_BYTES, MAX_QUEUED_JOBS, MAX_STRUCTURES, WATER, LiveApi
+from .conftest import MAX_ATOMS, MAX_BODY_BYTES, MAX_QUEUED_JOBS, MAX_STRUCTURES, WATER, LiveApi, running_api
 
 CRYSTAL = {"symbols": ["Cu"], "positions": [[0.0, 0.0, 0.0]], "pbc": [True, True, True]}
 CELL = [[3.6, 0, 0], [0, 3.6, 0], [0, 0, 3.6]]
@@ -355,3 +357,19 @@ def test_many_at_once_get_the_same_answer_as_one(api: LiveApi) -> None:
         thread.join()
     assert codes == [202] * 20
     assert api.n_jobs() == 1
+
+
+def test_a_store_that_is_away_is_unavailable_and_comes_back(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    try:
+        with running_api(server.url, tmp_path) as api:
+            job = api.submit()
+            server.stop()
+            problem = assert_problem(api.http.post("/v1/jobs", json=api.job()), "unavailable", 503)
+            assert "Traceback" not in json.dumps(problem)
+            assert_problem(api.http.get("/readyz"), "unavailable", 503)
+            assert api.http.get("/healthz").status_code == 200
+            server.start()
+            assert api.http.get(f"/v1/jobs/{job['id']}").json()["id"] == job["id"]
+    finally:
+        server.stop()
