@@ -45,11 +45,12 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
     from tempfile import TemporaryDirectory
 
-    from equipot.simulation.run import Run
-
     forces = Forces.find(job.model)
     if not job.skip_invalid:
         _refuse_unfit(job.names, job.structures, forces)
+
+    from equipot.simulation.run import Run
+
     provider = forces.load(job.device, job.dtype, as_json)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
@@ -71,6 +72,10 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
 
 def resume_here(folder: Path, *, as_json: bool) -> int:
     """Go on with the run in a folder, on the model, device and dtype it was begun with."""
+    from equipot.simulation.trajectory import read_request
+
+    read_request(folder)  # a folder without a run is said before anything is loaded
+
     from equipot.simulation.request import RunRequest
     from equipot.simulation.run import Run
 

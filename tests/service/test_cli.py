@@ -9,7 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ase.io import read, write
 from equipot import EquipotCalculator, __version__
 from equipot.errors import InvalidParameterError
 from equipot.params import PARAMS_OF_KIND
+from equipot.service import cli
 from equipot.service.commands.compute import index_of
 from equipot.service.commands.options import params_of
 from equipot.service.commands.output import Output
@@ -42,6 +44,32 @@ def equipot(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess
     done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the command said and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Said]:
+    """The same without a process of its own, for the many cases that only differ in what is said."""
+
+    def run(*arguments: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["equipot", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(tmp_path)
+        status = cli._run()
+        text = capsys.readouterr()
+        return Said(status, text.out, text.err)
+
+    return run
 
 
 def frames(path: Path) -> list[Atoms]:
@@ -88,8 +116,8 @@ def test_help_takes_well_under_a_second_of_computing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PARAMS_OF_KIND)
-def test_every_parameter_is_an_option_of_the_same_name(tmp_path: Path, kind: str) -> None:
-    text = equipot(kind, "--help", cwd=tmp_path).stdout
+def test_every_parameter_is_an_option_of_the_same_name(in_process: Callable[..., Said], kind: str) -> None:
+    text = in_process(kind, "--help").stdout
     for name in PARAMS_OF_KIND[kind].model_fields:
         assert f"--{name.replace('_', '-')}" in text
 
@@ -132,7 +160,7 @@ def test_a_single_point_prints_the_calculators_energy_and_leaves_nothing_behind(
 
 
 def test_a_relaxation_writes_what_it_says_and_says_when_it_has_not_converged(tmp_path: Path, files: Path) -> None:
-    arguments = ["relax", files / "ethanol.extxyz", "-m", "tiny", "--max-steps", "3"]
+    arguments: list[str | Path] = ["relax", files / "ethanol.extxyz", "-m", "tiny", "--max-steps", "3"]
     done = equipot(*arguments, cwd=tmp_path)
     assert done.returncode == 3
     assert "not converged" in done.stdout
@@ -205,7 +233,7 @@ def test_ctrl_c_checkpoints_and_the_command_it_prints_ends_where_an_uninterrupte
 
 def test_skip_invalid_computes_the_rest_and_says_what_was_left_out(tmp_path: Path, files: Path) -> None:
     names = ["caffeine.xyz", "uranium_dioxide.cif", "na_k_cl_partial_occupancy.cif"]
-    arguments = ["singlepoint", *(files / name for name in names), "-m", "tiny"]
+    arguments: list[str | Path] = ["singlepoint", *(files / name for name in names), "-m", "tiny"]
     refused = equipot(*arguments, cwd=tmp_path)
     assert refused.returncode == 2
     assert not refused.stdout
@@ -244,10 +272,12 @@ MISTAKES: dict[str, tuple[Sequence[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_panel_and_changes_nothing(tmp_path: Path, files: Path, mistake: str) -> None:
+def test_a_mistake_is_told_in_one_panel_and_changes_nothing(
+    in_process: Callable[..., Said], tmp_path: Path, files: Path, mistake: str
+) -> None:
     arguments, says = MISTAKES[mistake]
     words = [str(files / word) if (files / word).exists() and word != "." else word for word in arguments]
-    done = equipot(*words, cwd=tmp_path)
+    done = in_process(*words)
     assert done.returncode == (1 if mistake == "no run" else 2), done.stderr
     assert not done.stdout
     text = " ".join(done.stderr.replace("│", " ").split())
@@ -256,10 +286,28 @@ def test_a_mistake_is_told_in_one_panel_and_changes_nothing(tmp_path: Path, file
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_run_is_never_removed(tmp_path: Path, files: Path) -> None:
+def test_a_mistake_in_a_process_of_its_own_gives_the_same_exit_status(tmp_path: Path) -> None:
+    done = equipot("relax", "nowhere.xyz", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere.xyz cannot be read" in done.stderr
+
+
+def test_an_unforeseen_error_is_a_panel_too_and_a_traceback_only_on_request(
+    in_process: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equipot.service.commands.models.registry", lambda: 1 / 0)
+    done = in_process("models")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    monkeypatch.setenv("EQUIPOT_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        in_process("models")
+
+
+def test_a_folder_that_is_no_run_is_never_removed(in_process: Callable[..., Said], tmp_path: Path, files: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    done = equipot("relax", files / "water.xyz", "-m", "tiny", "-o", "mine", "--overwrite", cwd=tmp_path)
+    done = in_process("relax", files / "water.xyz", "-m", "tiny", "-o", "mine", "--overwrite")
     assert done.returncode == 2
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
@@ -274,14 +322,16 @@ def test_overwrite_removes_a_run_and_its_file_and_nothing_else(tmp_path: Path, m
     assert Output.choose("relax", [Path("a.xyz.gz")], None, overwrite=True).folder == Path("a-relax")
     assert not run.exists()
     (tmp_path / "b.traj").write_text("old")
-    with pytest.raises(InvalidParameterError, match="b.traj exists"):
+    with pytest.raises(InvalidParameterError, match=r"b\.traj exists"):
         Output.choose("md", [Path("a.xyz")], Path("b.traj"), overwrite=False)
     assert Output.choose("md", [Path("a.xyz")], Path("b.traj"), overwrite=True).file == Path("b.traj")
 
 
 @pytest.mark.parametrize("command", ["api", "worker"])
-def test_parts_of_the_service_say_so_when_there_is_nothing_to_join(tmp_path: Path, command: str) -> None:
-    done = equipot(command, "--data-dir", "empty", cwd=tmp_path)
+def test_parts_of_the_service_say_so_when_there_is_nothing_to_join(
+    in_process: Callable[..., Said], command: str
+) -> None:
+    done = in_process(command, "--data-dir", "empty")
     assert done.returncode == 1
     assert "No service runs on" in done.stderr
 
@@ -289,13 +339,13 @@ def test_parts_of_the_service_say_so_when_there_is_nothing_to_join(tmp_path: Pat
 # -- models
 
 
-def test_models_are_listed_with_their_elements_and_shown_with_their_limits(tmp_path: Path) -> None:
-    table = equipot("models", cwd=tmp_path).stdout
+def test_models_are_listed_with_their_elements_and_shown_with_their_limits(in_process: Callable[..., Said]) -> None:
+    table = in_process("models").stdout
     assert "tiny-1" in table
     assert "emt" in table
-    shown = equipot("models", "tiny", cwd=tmp_path).stdout
+    shown = in_process("models", "tiny").stdout
     assert "H C N O Si Cu" in shown
     assert "For tests only." in shown
-    listed = json.loads(equipot("models", "--json", cwd=tmp_path).stdout)
+    listed = json.loads(in_process("models", "--json").stdout)
     assert "tiny-1" in [model["name"] for model in listed["models"]]
     assert [calculator["name"] for calculator in listed["calculators"]] == ["emt"]
