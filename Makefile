@@ -36,7 +36,7 @@ check: $(VENV)/.ok ## lint, format, types, layers and the examples of the docume
 	@echo "==> mypy --strict"
 	@$(BIN)/mypy
 	@echo "==> lint-imports"
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@echo "==> examples of the documentation"
 	@$(BIN)/python -m pytest -q tests/docs
 
