@@ -78,10 +78,8 @@ class PotentialCard(Card):
 
     def summary(self) -> dict[str, Any]:
         """What a list of models shows."""
-        chosen = (
-            "name aliases description elements cutoff_ang level_of_theory has_stress n_parameters limits licence".split()
-        )
-        return {"sha256": self.weights_sha256, **self.model_dump(include=set(chosen))}
+        chosen = "name aliases description elements cutoff_ang level_of_theory has_stress n_parameters limits".split()
+        return {"sha256": self.weights_sha256, **self.model_dump(include={*chosen, "licence"})}
 
 
 def read_card(path: Path) -> PotentialCard:
