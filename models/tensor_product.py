@@ -74,7 +74,8 @@ class PolynomialProduct(torch.nn.Module):
     """Σ_ν c_ν x^ν, the powers of a function on the sphere up to ν = 3, by repeated tensor products.
 
     x ((l_max+1)², n, c) holds the function of each atom and channel, the coefficients (n, 3, c) weigh its powers; the
-    result ((l_out+1)², n, c) is exact. With `gaunt` all products share one grid, so the polynomial is taken point by point.
+    result ((l_out+1)², n, c) is exact. With `gaunt` all products share one grid and the
+    polynomial is taken point by point.
     """
 
     def __init__(self, factorisation: str, l_max: int, l_out: int) -> None:
