@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,3 +114,32 @@ class ShardClaim:
     def name(self) -> str:
         """`JOB/SHARD`, the member of the sets in Redis."""
         return f"{self.job_id}/{self.shard_idx}"
+
+
+def _moment(text: str | None) -> str | None:
+    return utc_text(int(text) / 1000) if text else None
+
+
+def record_from_hash(fields: Mapping[str, str], warnings: Sequence[str]) -> JobRecord:
+    """The record of a job from its hash in Redis and the list of its warnings."""
+    static = json.loads(fields["static"])
+    n_steps, n_systems = static.pop("n_steps"), static.pop("n_systems")
+    static["device"] = fields.get("device", static["device"])
+    return JobRecord(
+        **static,
+        state=JobState(fields["state"]),
+        progress=Progress(
+            step=int(fields.get("step", 0)),
+            n_steps=n_steps,
+            n_systems=n_systems,
+            n_done=int(fields.get("n_done", 0)),
+        ),
+        outcomes=json.loads(fields.get("outcomes", "{}")),
+        warnings=[JobWarning.model_validate_json(text) for text in warnings],
+        attempt=int(fields.get("attempt", 0)),
+        worker=fields.get("worker"),
+        checkpoint_step=int(fields["checkpoint_step"]) if "checkpoint_step" in fields else None,
+        started_at=_moment(fields.get("started_ms")),
+        finished_at=_moment(fields.get("finished_ms")),
+        error=json.loads(fields["error"]) if "error" in fields else None,
+    )

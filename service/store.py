@@ -29,7 +29,7 @@ from equipot.params import AnyParams, Device, Dtype, JobKind, MDParams, RelaxPar
 from equipot.service.doorbell import DEVICE_CLASSES, Doorbell
 from equipot.service.idempotency import Reservation
 from equipot.service.job_files import JOB_ID, JobFiles, new_job_id, write_atomically
-from equipot.service.records import Event, JobRecord, JobWarning, Progress, utc_now, utc_text
+from equipot.service.records import Event, JobRecord, JobWarning, record_from_hash, utc_now
 from equipot.service.roster import Roster
 from equipot.service.scripts import Scripts, require_text
 from equipot.service.settings import Settings
@@ -214,7 +214,7 @@ class JobStore:
             pipeline.lrange(f"equipot:warnings:{job_id}", 0, -1)
         answers = pipeline.execute()
         records = [
-            _record(fields, warnings) if fields else None
+            record_from_hash(fields, warnings) if fields else None
             for fields, warnings in zip(answers[::2], answers[1::2], strict=True)
         ]
         return self._with_positions(records, answers[::2])
@@ -456,32 +456,3 @@ def _sizes(inputs: Sequence[Sequence[Structure]]) -> list[dict[str, int]]:
 def _matches(record: JobRecord, state: str | None, kind: str | None, model: str | None, tag: str | None) -> bool:
     wanted = ((state, record.state), (kind, record.kind), (model, record.model))
     return all(value is None or value == has for value, has in wanted) and (tag is None or tag in record.tags)
-
-
-def _moment(text: str | None) -> str | None:
-    return utc_text(int(text) / 1000) if text else None
-
-
-def _record(fields: dict[str, str], warnings: Sequence[str]) -> JobRecord:
-    """A job's hash as a record."""
-    static = json.loads(fields["static"])
-    n_steps, n_systems = static.pop("n_steps"), static.pop("n_systems")
-    static["device"] = fields.get("device", static["device"])
-    return JobRecord(
-        **static,
-        state=JobState(fields["state"]),
-        progress=Progress(
-            step=int(fields.get("step", 0)),
-            n_steps=n_steps,
-            n_systems=n_systems,
-            n_done=int(fields.get("n_done", 0)),
-        ),
-        outcomes=json.loads(fields.get("outcomes", "{}")),
-        warnings=[JobWarning.model_validate_json(text) for text in warnings],
-        attempt=int(fields.get("attempt", 0)),
-        worker=fields.get("worker"),
-        checkpoint_step=int(fields["checkpoint_step"]) if "checkpoint_step" in fields else None,
-        started_at=_moment(fields.get("started_ms")),
-        finished_at=_moment(fields.get("finished_ms")),
-        error=json.loads(fields["error"]) if "error" in fields else None,
-    )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from equipot.service.reconciler import Reconciler
 from equipot.service.records import JobRecord
 from equipot.service.redis_server import RedisServer, connect
 from equipot.service.settings import Settings
+from equipot.service.states import LEGAL_MOVES, JobState
 from equipot.service.store import JobStore
 from equipot.structure import Structure, structure_from_json
 
@@ -97,7 +99,14 @@ class ServiceUnderTest:
     def wait_until_over(self, job_id: str, seconds: float = JOB_S) -> JobRecord:
         """The record of the job when it has ended."""
         self.wait_for(lambda: self.store.get(job_id).is_over, seconds)
+        self.refuse_illegal_moves(job_id)
         return self.store.get(job_id)
+
+    def refuse_illegal_moves(self, job_id: str) -> None:
+        """Every move the job has made so far is in the table of legal ones."""
+        states = [JobState(event.data["state"]) for event in self.store.events(job_id) if event.type == "state"]
+        for before, after in pairwise(states):
+            assert after in LEGAL_MOVES[before], f"{before} -> {after}"
 
     def submit(self, n_systems: int = 1, key: str | None = None, **fields: Any) -> JobRecord:
         """A job: MD with Langevin noise unless `params` says otherwise."""
