@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,35 @@ def test_a_cancelled_run_keeps_what_it_computed(forces: Any, tmp_path: Path) -> 
     assert results[0]["energy_ev"] is not None
     assert [r.step for r in frame_index(tmp_path / "r", 0)] == [0, 10, 13]
     assert Run.resume(tmp_path / "r", forces.LennardJones()).results == results
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_cancelling_where_a_frame_was_just_saved_does_not_save_it_twice(
+    forces: Any, tmp_path: Path, resumed: bool
+) -> None:
+    run = start(tmp_path / "r", forces)
+    run.advance(steps=11)
+    if resumed:
+        run.checkpoint()
+        run.close()
+        run = Run.resume(tmp_path / "r", forces.LennardJones())
+    run.cancel()
+    assert [r.step for r in frame_index(tmp_path / "r", 0)] == [0, 10]
+
+
+def test_a_system_that_has_ended_is_told_of_soon_though_others_run_on(forces: Any, tmp_path: Path) -> None:
+    cluster = forces.argon_cluster(4)
+    frozen = Structure(cluster.numbers, cluster.positions_ang, fixed_atoms=(0, 1, 2, 3))
+    params = RelaxParams(fmax_ev_per_ang=1e-300, max_steps=1_000_000, save_every=10_000, checkpoint_every_s=1e6)
+    told: list[int] = []
+    with start(
+        tmp_path / "r", forces, params, structures=[cluster, frozen], on_system=lambda r: told.append(r["system_idx"])
+    ) as run:
+        deadline = time.monotonic() + 20.0
+        while not told and time.monotonic() < deadline:
+            assert run.advance(seconds=0.1)
+        assert told == [1]
+        assert [r["system_idx"] for r in read_results(tmp_path / "r")] == [1]
 
 
 def test_a_run_cancelled_before_its_first_step_has_no_numbers(forces: Any, tmp_path: Path) -> None:
