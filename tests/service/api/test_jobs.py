@@ -10,7 +10,7 @@ import pytest
 from .conftest import WATER, LiveApi
 
 FASTEST_SUBMIT_MS = 20.0  # what users are promised for 100 atoms
-BUSY_MACHINE = 3.0  # the tests share their cores
+BUSY_MACHINE = 10.0  # the tests share their cores; benchmarks measure it on a quiet one
 SILICON = {
     "symbols": ["Si", "Si"],
     "positions": [[0.0, 0.0, 0.0], [1.3575, 1.3575, 1.3575]],
