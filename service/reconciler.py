@@ -43,11 +43,11 @@ class Reconciler:
             with suppress(Exception):
                 lock.release()
 
-    def rebuild(self) -> int:
-        """Bring back jobs that are on disk and unknown to Redis, and forget those whose files are gone.
+    def rebuild(self, *, forget_missing: bool = False) -> int:
+        """Bring back jobs that are on disk and unknown to Redis; forget those without files only if told to.
 
-        Shards with a result are taken as they ended, the others are queued again. Returns the number of jobs
-        brought back.
+        Shards with a result are taken as they ended, the others are queued again. Seen from a wrong data directory
+        every job of a shared Redis is without files. Returns the number of jobs brought back.
         """
         n_rebuilt = 0
         on_disk = self._store.files.known()
@@ -56,7 +56,8 @@ class Reconciler:
                 self._catch_up(job_id)
             elif self._bring_back(job_id):
                 n_rebuilt += 1
-        for job_id in set(self._store.redis.zrange("equipot:jobs", 0, -1)) - set(on_disk):
+        known = set(self._store.redis.zrange("equipot:jobs", 0, -1)) if forget_missing else set()
+        for job_id in known - set(on_disk):
             if not self._store.files.job(job_id).exists():
                 self._store.scripts.run("delete", job_id, "1")
         self._store.redis.set(MARK, "1")

@@ -121,7 +121,7 @@ class Supervisor:
 
     def run(self, started_at: float) -> int:
         """Start everything, say so when it is ready, and watch until asked to stop. Returns the exit status."""
-        self._reconciler.rebuild()
+        self._reconciler.rebuild(forget_missing=self._server is not None)
         if self._server is not None:
             self._reconciler.take_from("all")  # nobody else can have worked with a Redis that was not there
         for child in self._children:

@@ -398,6 +398,16 @@ def test_an_end_that_redis_has_forgotten_is_taken_from_the_record(service: Any) 
     assert claims.claim(64) is None
 
 
+def test_a_job_without_files_is_forgotten_only_by_the_owner_of_the_redis(service: Any) -> None:
+    record = service.submit()
+    service.store.files.remove(record.id)
+    service.reconciler.rebuild()
+    assert service.store.get(record.id).state == "queued", "another data directory must not empty a shared Redis"
+    service.reconciler.rebuild(forget_missing=True)
+    with pytest.raises(JobNotFoundError):
+        service.store.get(record.id)
+
+
 def test_the_record_on_disk_follows_every_move(service: Any) -> None:
     def on_disk() -> str:
         return str(json.loads((service.store.files.job(record.id) / "record.json").read_text())["state"])
