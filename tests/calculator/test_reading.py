@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import time
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from equipot.calculator.reading import format_of, parse_structures, read_structures
+from equipot.calculator.reading import MAX_FILE_BYTES, format_of, parse_structures, read_structures
 from equipot.elements import formula
 from equipot.errors import (
     AtomsTooCloseError,
@@ -371,8 +372,12 @@ def test_a_file_that_lies_is_refused_quickly_with_a_hint(case: str) -> None:
 def test_a_gzip_bomb_is_stopped_at_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.xyz.gz"
     path.write_bytes(gzip.compress(b"0" * 200_000_000, compresslevel=1))
+    tracemalloc.start()
     with pytest.raises(PayloadTooLargeError, match=r"bomb\.xyz\.gz holds more than"):
         read_structures(path)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5 * MAX_FILE_BYTES
 
 
 def test_damaged_and_binary_files_are_refused(tmp_path: Path) -> None:
