@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ import pytest
 ENDED = {"succeeded", "partially_succeeded", "failed", "cancelled"}
 START_S = 90.0  # to load torch on a busy machine
 JOB_S = 120.0
+
+
+def running_processes() -> list[tuple[int, int, str]]:
+    """Process, its parent and its command line, of everything that runs; a small Debian has no `ps`."""
+    if not Path("/proc/self/stat").exists():
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        fields = (line.split(None, 2) for line in listing.splitlines())
+        return [(int(pid), int(parent), args) for pid, parent, args in fields]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            found.append((int(folder.name), int(parent), (folder / "cmdline").read_text().replace("\0", " ")))
+    return found
 
 
 class Stack:
@@ -71,15 +86,11 @@ class Stack:
     def descendants(self, word: str = "") -> list[int]:
         """The processes below `equipot serve` that have `word` in their command line."""
         assert self._process is not None
-        listing = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-        processes = [line.split(None, 2) for line in listing.splitlines()]
-        family, found = {self._process.pid}, []
+        processes = running_processes()
+        family = {self._process.pid}
         for _ in range(4):  # generations
-            family |= {int(pid) for pid, parent, _ in processes if int(parent) in family}
-        for pid, _, args in processes:
-            if int(pid) in family - {self._process.pid} and word in args:
-                found.append(int(pid))
-        return found
+            family |= {pid for pid, parent, _ in processes if parent in family}
+        return [pid for pid, _, args in processes if pid in family - {self._process.pid} and word in args]
 
     def log(self) -> str:
         """What the processes printed."""
