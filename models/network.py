@@ -71,7 +71,8 @@ class Bonds:
 class AtomicEnergies:
     """The answer of the network: learned_ev and fixed_ev (n_atoms,), descriptors (n_atoms, n_features).
 
-    The energy of atom i is learned_ev[i] + fixed_ev[i] + its reference energy.
+    The energy of atom i is learned_ev[i] + fixed_ev[i] + its reference energy. The descriptors, the scalars of every
+    layer and the radial densities of the elements, tell one environment from another.
     """
 
     learned_ev: torch.Tensor
@@ -203,4 +204,10 @@ class Network(torch.nn.Module):
         zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
         crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
         bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
-        return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, torch.cat(scalars, dim=-1))
+        descriptors = torch.cat([*scalars, self._densities(radial.detach(), pair[1])], dim=-1)
+        return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, descriptors)
+
+    def _densities(self, radial: torch.Tensor, neighbour_species: torch.Tensor) -> torch.Tensor:
+        """Radial density of each element around each atom, (n_atoms, n_basis n_elements)."""
+        is_element = torch.nn.functional.one_hot(neighbour_species, len(self.architecture.elements))
+        return (radial.transpose(1, 2) @ is_element.to(radial)).flatten(1)

@@ -131,7 +131,7 @@ class Potential:
         with torch.no_grad():
             forces, virials = forces_and_virials(gradient, vectors, tensors[4])
             energies = (out.learned_ev.double() + out.fixed_ev.double()).cpu().numpy()
-            distance = self._domain_distance(out.descriptors, tensors[0])
+            distance = self._domain_distance(out.descriptors.detach(), tensors[0])
         energies = energies + self.reference_ev[graph.numbers]
         virial = virials.double().sum(0).cpu().numpy()
         return Prediction(
