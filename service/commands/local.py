@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | Equipot
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error
 
 
-def _callbacks(progress: RunProgress) -> dict[str, Callable[..., None]]:
+def _callbacks(progress: RunProgress) -> dict[str, Any]:
     def on_progress(report: Progress) -> None:
         progress.update(report.step, report.n_steps, report.n_done, report.n_systems)
 
