@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from equipot.params import RelaxParams
-from equipot.simulation.motion import Bodies, State, Tensors, dot, largest_force_ev_per_ang
+from equipot.simulation.motion import Bodies, State, Tensors, Timeless, dot
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 
@@ -23,7 +23,7 @@ ALPHA_START = 0.1
 F_ALPHA = 0.99
 
 
-class Fire:
+class Fire(Timeless):
     """FIRE as ASE has it: unit masses, Euler steps, and a bound on the norm of the whole system's step.
 
     Tensors: velocity (n_atoms, 3); dt; alpha; n_downhill, steps since the power was last not positive.
@@ -89,19 +89,3 @@ class Fire:
         if fmax < limit:
             return Verdict(Outcome.CONVERGED, criterion)
         return Verdict(Outcome.MAX_STEPS, criterion) if state.step >= self._params.max_steps else None
-
-    def fmax_ev_per_ang(self, state: State) -> float:
-        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
-
-    def time_fs(self, state: State) -> float | None:
-        return None
-
-    def temperature_k(self, state: State) -> float | None:
-        return None
-
-    def conserved_ev(self, state: State) -> float | None:
-        return None
-
-    def observables(self, state: State) -> dict[str, Any]:
-        assert state.evaluation is not None
-        return {"energy_ev": state.evaluation.energy_ev, "fmax_ev_per_ang": self.fmax_ev_per_ang(state)}

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from vesin import NeighborList
-
+from equipot.pairs import closest_pair
 from equipot.params import Guard, Guards
 from equipot.simulation.motion import Motion, State
 from equipot.structure import Structure
@@ -38,15 +36,6 @@ def crossings(
             yield Crossing(name, guard.limit, value, state.step, guard.policy == "stop")
 
 
-def closest_distance_ang(structure: Structure, positions_ang: np.ndarray, below_ang: float) -> float | None:
-    """The smallest distance between two atoms, periodic images included, or None if none is below `below_ang`."""
-    box = structure.cell_ang if structure.is_periodic else np.zeros((3, 3))
-    (distances,) = NeighborList(cutoff=below_ang, full_list=False).compute(
-        points=positions_ang, box=box, periodic=np.array(structure.pbc), quantities="d"
-    )
-    return float(distances.min()) if len(distances) else None
-
-
 def _active(guards: Guards) -> Iterator[tuple[str, Guard]]:
     for name in type(guards).model_fields:
         guard: Guard | None = getattr(guards, name)
@@ -62,7 +51,8 @@ def _value(
     if name == "max_temperature_k":
         return motion.temperature_k(state)
     if name == "min_distance_ang":
-        return closest_distance_ang(structure, state.positions_ang, guard.limit)
+        pair = closest_pair(state.positions_ang, structure.cell_ang, structure.pbc, guard.limit)
+        return None if pair is None else pair.distance_ang
     if name == "max_drift_ev_per_atom":
         now = motion.conserved_ev(state)
         if now is None or start_conserved_ev is None:

@@ -80,6 +80,28 @@ class Motion(Protocol):
         """A row of the thermo table, without system, step and time."""
 
 
+class Timeless:
+    """What relaxations and single points have in common: forces, but neither time nor velocities."""
+
+    _bodies: Bodies
+
+    def time_fs(self, state: State) -> float | None:
+        return None
+
+    def fmax_ev_per_ang(self, state: State) -> float:
+        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
+
+    def temperature_k(self, state: State) -> float | None:
+        return None
+
+    def conserved_ev(self, state: State) -> float | None:
+        return None
+
+    def observables(self, state: State) -> dict[str, Any]:
+        assert state.evaluation is not None
+        return {"energy_ev": state.evaluation.energy_ev, "fmax_ev_per_ang": self.fmax_ev_per_ang(state)}
+
+
 @dataclass(frozen=True, eq=False)
 class Bodies:
     """The parts of a structure that a motion needs: masses (n_atoms, 1) in u and free (n_atoms, 1), 1.0 or 0.0."""

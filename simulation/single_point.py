@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from equipot.simulation.motion import Bodies, State, largest_force_ev_per_ang
+from equipot.simulation.motion import Bodies, State, Timeless
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 
 
-class SinglePoint:
+class SinglePoint(Timeless):
     """Nothing moves."""
 
     name: ClassVar[str] = "singlepoint"
@@ -30,19 +30,3 @@ class SinglePoint:
 
     def verdict(self, state: State) -> Verdict | None:
         return Verdict(Outcome.COMPLETED, "one evaluation")
-
-    def time_fs(self, state: State) -> float | None:
-        return None
-
-    def fmax_ev_per_ang(self, state: State) -> float:
-        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
-
-    def temperature_k(self, state: State) -> float | None:
-        return None
-
-    def conserved_ev(self, state: State) -> float | None:
-        return None
-
-    def observables(self, state: State) -> dict[str, Any]:
-        assert state.evaluation is not None
-        return {"energy_ev": state.evaluation.energy_ev, "fmax_ev_per_ang": self.fmax_ev_per_ang(state)}
