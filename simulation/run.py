@@ -31,7 +31,7 @@ REPORT_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `step` is the smallest step of a system that has not ended."""
+    """How far a run is. `step` is the smallest of a system that has not ended; of an ended run, the largest taken."""
 
     step: int
     n_steps: int
@@ -154,12 +154,16 @@ class Run:
     def progress(self) -> Progress:
         n_steps = self.request.n_steps
         return Progress(
-            step=min((s.state.step for s in self._engine.systems.values()), default=n_steps),
+            step=min((s.state.step for s in self._engine.systems.values()), default=self._steps_taken),
             n_steps=n_steps,
             n_systems=len(self.request.structures),
             n_done=len(self._results),
             n_max_steps=sum(r["outcome"] == Outcome.MAX_STEPS for r in self._results.values()),
         )
+
+    @property
+    def _steps_taken(self) -> int:
+        return max((r["n_steps"] or 0 for r in self._results.values()), default=0)
 
     @property
     def bitwise(self) -> bool:
