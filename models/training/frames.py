@@ -279,7 +279,7 @@ class FrameSet:
         for i in range(self.n_frames):
             atoms = slice(int(offsets[i]), int(offsets[i + 1]))
             positions = self.positions_ang[atoms]
-            if not self.pbc[i].any() and _closest_ang(positions) < MIN_DISTANCE_ANG:
+            if not self.pbc[i].any() and closest_ang(positions) < MIN_DISTANCE_ANG:
                 self._refuse(i, f"has two atoms closer than {MIN_DISTANCE_ANG} Å")
             content = self.numbers[atoms].tobytes() + positions.tobytes() + self.cell_ang[i].tobytes()
             key = hashlib.sha256(content).digest()
@@ -364,12 +364,13 @@ def minimum_distances_ang(frames: FrameSet) -> dict[tuple[int, int], float]:
     return dict(sorted(smallest.items()))
 
 
-def _index_dtype(indices: Any) -> type:
-    return np.bool_ if np.asarray(indices).dtype == np.bool_ else np.int64
-
-
-def _closest_ang(positions_ang: Floats) -> float:
+def closest_ang(positions_ang: Floats) -> float:
+    """Smallest distance (Å) between two of the atoms (n_atoms, 3), images apart; infinite for a single atom."""
     if len(positions_ang) < 2:
         return float("inf")
     distance = np.linalg.norm(positions_ang[:, None] - positions_ang[None], axis=-1)
     return float(distance[np.triu_indices(len(distance), k=1)].min())
+
+
+def _index_dtype(indices: Any) -> type:
+    return np.bool_ if np.asarray(indices).dtype == np.bool_ else np.int64

@@ -11,9 +11,13 @@ import pytest
 pytest.importorskip("rdkit")
 pytest.importorskip("tblite")
 
-from equipot.models.training import molecules, organic_data
+from equipot.models.training import molecules, organic_data, organic_frames
 from equipot.models.training.frames import FrameSet
-from equipot.models.training.organic_data import LEVEL, Gfn2, Settings, generate
+from equipot.models.training.geometries import Molecule, build_molecule, place_at_contact, stretched, twisted
+from equipot.models.training.labels import LEVEL, Gfn2, isolated_atom_energies_ev
+from equipot.models.training.organic_data import generate
+from equipot.models.training.organic_frames import MAX_FORCE_EV_PER_ANG, Settings, molecule_frames
+from equipot.models.training.sampling import relaxation
 
 # A finite difference of an energy converged to 1e-7 Hartree, over 2e-3 Å, is good to about this.
 FINITE_DIFFERENCE_EV_PER_ANG = 1e-3
@@ -35,7 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 def test_forces_are_the_derivative_of_the_energy() -> None:
-    molecule = organic_data.build_molecule("CO", seed=0)
+    molecule = build_molecule("CO", seed=0)
     surface = Gfn2(molecule.numbers)
     positions = molecule.conformers_ang[0] + 0.05 * np.random.default_rng(1).standard_normal((molecule.n_atoms, 3))
     forces = surface(positions)[1]
@@ -48,8 +52,8 @@ def test_forces_are_the_derivative_of_the_energy() -> None:
 
 
 def test_free_atoms_lie_above_their_molecule() -> None:
-    atoms = organic_data.isolated_atom_energies_ev()
-    water = organic_data.build_molecule("O", seed=0)
+    atoms = isolated_atom_energies_ev()
+    water = build_molecule("O", seed=0)
     energy = Gfn2(water.numbers)(water.conformers_ang[0])[0]
     assert 5 < atoms["O"] + 2 * atoms["H"] - energy < 25
     assert set(atoms) == {"H", "C", "N", "O"}
@@ -82,7 +86,7 @@ def test_frames_are_valid_and_of_the_announced_kinds(tiny: tuple[Path, dict[str,
         assert frames.n_frames == part["n_frames"]
         assert set(frames.config_type.tolist()) <= CONFIG_TYPES
         assert np.isnan(frames.stress_ev_per_ang3).all()
-        assert np.linalg.norm(frames.forces_ev_per_ang, axis=1).max(initial=0) <= organic_data.MAX_FORCE_EV_PER_ANG
+        assert np.linalg.norm(frames.forces_ev_per_ang, axis=1).max(initial=0) <= MAX_FORCE_EV_PER_ANG
     assert manifest["complete"]
     assert manifest["splits"]["train"]["n_frames"] >= 8
 
@@ -120,7 +124,7 @@ def test_a_second_run_computes_nothing(tiny: tuple[Path, dict[str, Any]], monkey
 def test_two_molecules_meet_at_the_distance_asked_for(contact_ang: float) -> None:
     random = np.random.default_rng(0)
     first, second = random.standard_normal((5, 3)), random.standard_normal((7, 3))
-    placed = organic_data.place_at_contact(first, second, contact_ang, random)
+    placed = place_at_contact(first, second, contact_ang, random)
     distances = np.linalg.norm(placed[:, None] - first[None], axis=-1)
     assert distances.min() == pytest.approx(contact_ang)
     inner = np.linalg.norm(placed[:, None] - placed[None], axis=-1)
@@ -128,21 +132,21 @@ def test_two_molecules_meet_at_the_distance_asked_for(contact_ang: float) -> Non
 
 
 def test_twisting_turns_one_side_and_keeps_every_bond_length() -> None:
-    molecule = organic_data.build_molecule("CCO", seed=0)
+    molecule = build_molecule("CCO", seed=0)
     positions = molecule.conformers_ang[0]
-    turned = organic_data.twisted(molecule, positions, np.random.default_rng(0))
+    turned = twisted(molecule, positions, np.random.default_rng(0))
     assert turned is not None
     for i, j, _ in molecule.bonds:
         assert np.linalg.norm(turned[i] - turned[j]) == pytest.approx(np.linalg.norm(positions[i] - positions[j]))
     assert np.abs(turned - positions).max() > 0.1
-    ring = organic_data.build_molecule("C1CC1", seed=0)
-    assert organic_data.twisted(ring, ring.conformers_ang[0], np.random.default_rng(0)) is None
+    ring = build_molecule("C1CC1", seed=0)
+    assert twisted(ring, ring.conformers_ang[0], np.random.default_rng(0)) is None
 
 
 def test_stretching_changes_one_bond_only() -> None:
-    molecule = organic_data.build_molecule("CCO", seed=0)
+    molecule = build_molecule("CCO", seed=0)
     positions = molecule.conformers_ang[0]
-    moved = organic_data.stretched(molecule, positions, np.random.default_rng(0))
+    moved = stretched(molecule, positions, np.random.default_rng(0))
     assert moved is not None
     i, j = np.array([bond[:2] for bond in molecule.bonds]).T
     ratio = np.linalg.norm(moved[i] - moved[j], axis=1) / np.linalg.norm(positions[i] - positions[j], axis=1)
@@ -152,15 +156,15 @@ def test_stretching_changes_one_bond_only() -> None:
 
 
 def test_a_relaxation_goes_downhill_to_small_forces() -> None:
-    molecule = organic_data.build_molecule("C=O", seed=0)
-    path = organic_data.relaxation(Gfn2(molecule.numbers), molecule.conformers_ang[0], max_steps=40, fmax=0.02)
+    molecule = build_molecule("C=O", seed=0)
+    path = relaxation(Gfn2(molecule.numbers), molecule.conformers_ang[0], max_steps=40, fmax=0.02)
     assert path[-1].energy_ev < path[0].energy_ev
     assert np.linalg.norm(path[-1].forces_ev_per_ang, axis=1).max() < 0.02
 
 
 def test_a_molecule_without_a_geometry_gives_no_frames_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(smiles: str, seed: int) -> organic_data.Molecule:
+    def fail(smiles: str, seed: int) -> Molecule:
         raise ValueError(f"no three-dimensional structure could be made for {smiles}")
 
-    monkeypatch.setattr(organic_data, "build_molecule", fail)
-    assert organic_data.molecule_frames("C=O", ("C=O",), TINY) == []
+    monkeypatch.setattr(organic_frames, "build_molecule", fail)
+    assert molecule_frames("C=O", ("C=O",), TINY) == []
