@@ -22,7 +22,9 @@ def configure_logs(settings: Settings, **bound: str) -> None:
     ]
     last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     if as_json:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # without the values of variables: they hold secrets, and showing those of a deep recursion takes forever
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),
