@@ -30,6 +30,7 @@ SMALLEST_DISTANCE_ANG = 0.3
 SMALLEST_CELL_ANGLE_SINE = 0.02  # of a lattice vector with the plane of the other two: below, cells are singular
 MAX_ATOMS = 10_000
 MAX_INFO_BYTES = 10_000
+MAX_INFO_DEPTH = 20
 KEYS = frozenset(
     "numbers symbols positions cell pbc velocities masses charge spin_multiplicity fixed_atoms info".split()
 )
@@ -114,7 +115,7 @@ def structure_from_json(data: Mapping[str, Any], pointer: str = "") -> Structure
     Raises InvalidStructureError, AtomsTooCloseError or SystemTooLargeError, pointing at the culprit.
     """
     if not isinstance(data, Mapping):
-        raise InvalidStructureError("A structure is a JSON object.", pointer=pointer)
+        raise InvalidStructureError("A structure is a JSON object.", pointer=pointer, hint="See /docs for examples.")
     if unknown := sorted(set(data) - KEYS):
         raise InvalidStructureError(
             f"Unknown key {unknown[0]!r} in a structure.",
@@ -136,10 +137,14 @@ def structure_from_json(data: Mapping[str, Any], pointer: str = "") -> Structure
     if isinstance(pbc, bool):
         pbc = [pbc] * 3
     if not (isinstance(pbc, list | tuple) and len(pbc) == 3 and all(isinstance(p, bool) for p in pbc)):
-        raise InvalidStructureError("pbc must be three booleans.", pointer=f"{pointer}/pbc")
+        raise InvalidStructureError(
+            "pbc must be three booleans.", pointer=f"{pointer}/pbc", hint="For example [true, true, false] for a slab."
+        )
     masses = _array(data, "masses", (n,), pointer)
     if masses is not None and not np.all(masses > 0):
-        raise InvalidStructureError("masses must be positive.", pointer=f"{pointer}/masses")
+        raise InvalidStructureError(
+            "masses must be positive.", pointer=f"{pointer}/masses", hint="Leave them out for the standard ones, in u."
+        )
     structure = Structure(
         numbers=numbers,
         positions_ang=positions,
@@ -163,7 +168,9 @@ def check_structure(structure: Structure, pointer: str = "", max_atoms: int = MA
     """
     n = structure.n_atoms
     if n == 0:
-        raise InvalidStructureError("The structure has no atoms.", pointer=f"{pointer}/positions")
+        raise InvalidStructureError(
+            "The structure has no atoms.", pointer=f"{pointer}/positions", hint="Give at least one atom."
+        )
     if n > max_atoms:
         raise SystemTooLargeError(
             f"The structure has {n} atoms; at most {max_atoms} are accepted.",
@@ -226,7 +233,11 @@ def check_against_model(structure: Structure, elements: Collection[str], model: 
 
 def _numbers(data: Mapping[str, Any], pointer: str) -> np.ndarray:
     if ("numbers" in data) == ("symbols" in data):
-        raise InvalidStructureError("Give exactly one of numbers and symbols.", pointer=f"{pointer}/numbers")
+        raise InvalidStructureError(
+            "numbers or symbols are missing, or both are given.",
+            pointer=f"{pointer}/numbers",
+            hint="Give exactly one of numbers and symbols.",
+        )
     key = "numbers" if "numbers" in data else "symbols"
     values = data[key]
     if not isinstance(values, list | tuple | np.ndarray):
@@ -249,7 +260,9 @@ def _array(
 ) -> np.ndarray | None:
     if data.get(key) is None:
         if required:
-            raise InvalidStructureError(f"{key} is missing.", pointer=f"{pointer}/{key}")
+            raise InvalidStructureError(
+                f"{key} is missing.", pointer=f"{pointer}/{key}", hint="In Å, one row per atom."
+            )
         return None
     wanted = "x".join(str(length) for length in shape)
     try:
@@ -260,7 +273,11 @@ def _array(
         ) from error
     if array.shape != shape:
         got = "x".join(str(length) for length in array.shape)
-        raise InvalidStructureError(f"{key} must be {wanted} numbers, got {got}.", pointer=f"{pointer}/{key}")
+        raise InvalidStructureError(
+            f"{key} must be {wanted} numbers, got {got}.",
+            pointer=f"{pointer}/{key}",
+            hint="Three lattice vectors in Å." if key == "cell" else "One entry for each atom, in their order.",
+        )
     return array
 
 
@@ -299,14 +316,26 @@ def _fixed_atoms(data: Mapping[str, Any], n_atoms: int, pointer: str) -> tuple[i
 def _info(data: Mapping[str, Any], pointer: str) -> dict[str, Any]:
     info = data.get("info") or {}
     try:
-        small = isinstance(info, Mapping) and len(json.dumps(info, allow_nan=False)) <= MAX_INFO_BYTES
+        fit = isinstance(info, Mapping) and _is_shallow(info, MAX_INFO_DEPTH)
+        fit = fit and len(json.dumps(info, allow_nan=False)) <= MAX_INFO_BYTES
     except (TypeError, ValueError):
-        small = False
-    if not small:
+        fit = False
+    if not fit:
         raise InvalidStructureError(
-            f"info must be a JSON object of at most {MAX_INFO_BYTES} bytes.", pointer=f"{pointer}/info"
+            f"info must be a JSON object of at most {MAX_INFO_BYTES} bytes, without NaN and infinity, nested at most "
+            f"{MAX_INFO_DEPTH} deep.",
+            pointer=f"{pointer}/info",
+            hint="Nothing in it is needed for computing: leave it out or shorten it.",
         )
     return dict(info)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    """Whether objects and lists are nested at most this deep: what reads and writes them later goes down them all."""
+    if not isinstance(value, Mapping | list | tuple):
+        return True
+    children = value.values() if isinstance(value, Mapping) else value
+    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
 
 
 def _with_proper_cell(structure: Structure, pointer: str) -> Structure:
