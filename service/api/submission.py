@@ -22,6 +22,7 @@ from equipot.errors import (
 )
 from equipot.pairs import count_neighbours
 from equipot.params import (
+    JOB_OF_KIND,
     JOB_REQUEST,
     PARAMS_OF_KIND,
     AnyParams,
@@ -119,6 +120,7 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
         check_against_model(structure, card.elements, card.name, pointer)
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
+    _require_velocities(job, structures)
     return Submission(job, card, structures, _resolved(job, structures), warnings)
 
 
@@ -129,7 +131,11 @@ def _structure(
         _refuse_others(given, {"structure_id"}, pointer)
         structure_id = given["structure_id"]
         if not isinstance(structure_id, str):
-            raise InvalidStructureError("structure_id must be a string.", pointer=f"{pointer}/structure_id")
+            raise InvalidStructureError(
+                "structure_id must be a string.",
+                pointer=f"{pointer}/structure_id",
+                hint="POST /v1/structures gives one.",
+            )
         return _by_id(structure_id, f"{pointer}/structure_id", stored), []
     if "text" in given or "format" in given:
         _refuse_others(given, {"format", "text"}, pointer)
@@ -147,7 +153,11 @@ def _by_id(structure_id: str, pointer: str, stored: StructureSource) -> Structur
 def _from_text(given: Mapping[str, Any], pointer: str, reader: FileReader) -> tuple[Structure, list[str]]:
     for key in ("format", "text"):
         if not isinstance(given.get(key), str):
-            raise InvalidStructureError(f"{key} must be a string.", pointer=f"{pointer}/{key}")
+            raise InvalidStructureError(
+                f"{key} must be a string.",
+                pointer=f"{pointer}/{key}",
+                hint='For example {"format": "cif", "text": "..."}.',
+            )
     file_format = format_named(given["format"], f"{pointer}/format")
     read = reader.read(given["text"], file_format, f"{pointer}/text")
     if len(read.structures) > 1:
@@ -164,7 +174,20 @@ def _refuse_others(given: Mapping[str, Any], known: set[str], pointer: str) -> N
         raise InvalidStructureError(
             f"{others[0][:60]!r} cannot stand beside {' and '.join(sorted(known))}.",
             pointer=f"{pointer}/{others[0]}",
+            hint='A structure is {"structure_id"}, {"format", "text"} or numbers, positions and so on.',
         )
+
+
+def _require_velocities(job: AnyJob, structures: list[Structure]) -> None:
+    if not isinstance(job, MDJob) or job.params.velocities != "given":
+        return
+    for index, structure in enumerate(structures):
+        if structure.velocities_ang_per_fs is None:
+            raise InvalidStructureError(
+                "The parameters ask for given velocities, but the structure has none.",
+                pointer=f"/structures/{index}/velocities",
+                hint="Give velocities in Å/fs, or set params.velocities to maxwell_boltzmann or zero.",
+            )
 
 
 def _resolved(job: AnyJob, structures: list[Structure]) -> AnyParams:
@@ -181,20 +204,7 @@ def _pointed(error: ValidationError, data: Mapping[str, Any]) -> InvalidParamete
     if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         detail = "kind is missing." if "kind" not in data else "There is no such kind of job."
         return InvalidParameterError(detail, culprits=[Culprit("/kind", detail, f"Kinds: {kinds}.")])
-    found = invalid_parameters(error)
-    known = PARAMS_OF_KIND[str(data["kind"])]
-    return InvalidParameterError(
-        found.detail, hint=found.hint, culprits=[_with_names(c, known.model_fields) for c in found.culprits]
-    )
-
-
-def _with_names(culprit: Culprit, names: Mapping[str, Any]) -> Culprit:
-    depth = culprit.pointer.count("/")
-    in_params = culprit.pointer.startswith("/params/")
-    if culprit.hint or depth > 1 + in_params or not culprit.message.startswith("unknown parameter"):
-        return culprit
-    known = names if in_params else ("kind", "model", "structures", "params", *FIELDS)
-    return Culprit(culprit.pointer, culprit.message, "Known here: " + ", ".join(known) + ".")
+    return invalid_parameters(error, known=JOB_OF_KIND[str(data["kind"])])
 
 
 StructureSource = Callable[[str], Structure]

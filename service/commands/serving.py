@@ -85,7 +85,7 @@ def settings_with(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise invalid_parameters(error) from error
+        raise invalid_parameters(error, known=Settings) from error
 
 
 def run_api(settings: Settings) -> int:

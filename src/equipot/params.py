@@ -7,10 +7,11 @@ Every field says its unit in its name; `*_every` counts steps. Unknown fields ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equipot.errors import Culprit, InvalidParameterError
 
@@ -22,6 +23,7 @@ GuardPolicy = Literal["ignore", "warn", "stop"]
 TIMESTEP_WITH_HYDROGEN_FS = 0.5
 TIMESTEP_WITHOUT_HYDROGEN_FS = 2.0
 LARGEST_TIMESTEP_FS = 10.0
+MOST_STEPS = 1_000_000_000
 MOST_SYSTEMS_WITH_ALL_FRAMES = 16  # more keep their first and last frame unless `save_every` is given
 RELAX_SAVE_EVERY = 1
 MD_SAVE_EVERY = 100
@@ -101,7 +103,7 @@ class MDParams(Params):
     timestep_fs: float | None = Field(
         None, gt=0, description="time step, fs; if absent 0.5 when there is hydrogen, else 2"
     )
-    n_steps: int | None = Field(None, ge=0, le=1_000_000_000, description="number of steps")
+    n_steps: int | None = Field(None, ge=0, le=MOST_STEPS, description="number of steps")
     duration_ps: float | None = Field(None, ge=0, description="simulated time, ps, instead of n_steps")
     temperature_k: float = Field(
         300.0, ge=0, le=100_000, description="temperature, K; in nve it sets the start velocities only"
@@ -128,16 +130,18 @@ class MDParams(Params):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.n_steps is None) == (self.duration_ps is None):
-            raise ValueError("give exactly one of n_steps and duration_ps")
-        large = self.timestep_fs is not None and self.timestep_fs > LARGEST_TIMESTEP_FS
-        if large and not self.allow_large_timestep:
-            raise ValueError(
-                f"timestep_fs = {self.timestep_fs:g} is above {LARGEST_TIMESTEP_FS:g} fs; "
-                "set allow_large_timestep if that is meant"
+        if self.n_steps is None and self.duration_ps is None:
+            raise _inconsistent("", "n_steps or duration_ps is missing", "Give exactly one of n_steps and duration_ps.")
+        if self.n_steps is not None and self.duration_ps is not None:
+            raise _inconsistent("duration_ps", "n_steps is given too", "Give exactly one of n_steps and duration_ps.")
+        if (self.timestep_fs or 0.0) > LARGEST_TIMESTEP_FS and not self.allow_large_timestep:
+            raise _inconsistent(
+                "timestep_fs",
+                f"{self.timestep_fs:g} fs is above {LARGEST_TIMESTEP_FS:g} fs",
+                "Set allow_large_timestep if that is meant.",
             )
         if self.ensemble == "nve" and self.thermostat is not None:
-            raise ValueError("nve has no thermostat; leave it out or choose ensemble nvt")
+            raise _inconsistent("thermostat", "nve has no thermostat", "Leave it out or choose ensemble nvt.")
         return self
 
     def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
@@ -150,7 +154,7 @@ class MDParams(Params):
         n_steps = self.n_steps
         if n_steps is None:
             assert self.duration_ps is not None
-            n_steps = round(self.duration_ps * 1000.0 / timestep_fs)
+            n_steps = _n_steps(self.duration_ps, timestep_fs)
         if isinstance(self.seed, list) and len(self.seed) != len(numbers):
             raise InvalidParameterError(
                 f"seed has {len(self.seed)} entries for {len(numbers)} structures.",
@@ -171,6 +175,23 @@ class MDParams(Params):
         )
 
 
+def _n_steps(duration_ps: float, timestep_fs: float) -> int:
+    """The steps in a simulated time. Raises InvalidParameterError if they are too many."""
+    n_steps = duration_ps * 1000.0 / timestep_fs
+    if n_steps > MOST_STEPS:
+        raise InvalidParameterError(
+            f"{duration_ps:g} ps are {n_steps:g} steps of {timestep_fs:g} fs; at most {MOST_STEPS:g} are accepted.",
+            pointer="/duration_ps",
+            hint="Simulate for less time.",
+        )
+    return round(n_steps)
+
+
+def _inconsistent(field: str, message: str, hint: str) -> PydanticCustomError:
+    """The complaint about a field ("" for none) that does not fit the others."""
+    return PydanticCustomError("inconsistent", "{message}", {"field": field, "message": message, "hint": hint})
+
+
 AnyParams = SinglepointParams | RelaxParams | MDParams
 PARAMS_OF_KIND: dict[str, type[SinglepointParams] | type[RelaxParams] | type[MDParams]] = {
     "singlepoint": SinglepointParams,
@@ -186,11 +207,13 @@ class JobFields(Params):
     structures: list[dict[str, Any]] = Field(
         min_length=1, max_length=10_000, description='structures as JSON, {"structure_id"} or {"format", "text"}'
     )
-    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field([], max_length=32)
-    name: str = Field("", max_length=200)
-    priority: int = Field(0, ge=-10, le=10, description="larger goes first")
-    dtype: Dtype = "float64"
-    device: Device = "auto"
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        [], max_length=32, description="up to 32 words to find the job by, each of at most 64 characters"
+    )
+    name: str = Field("", max_length=200, description="what you call the job, at most 200 characters")
+    priority: int = Field(0, ge=-10, le=10, description="from -10 to 10; larger goes first")
+    dtype: Dtype = Field("float64", description="the precision of the potential")
+    device: Device = Field("auto", description="where to compute")
     max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
 
 
@@ -206,10 +229,11 @@ class RelaxJob(JobFields):
 
 class MDJob(JobFields):
     kind: Literal["md"]
-    params: MDParams
+    params: MDParams = Field(description="an object with at least n_steps or duration_ps")
 
 
 JobRequest = Annotated[SinglepointJob | RelaxJob | MDJob, Field(discriminator="kind")]
+JOB_OF_KIND: dict[str, type[JobFields]] = {"singlepoint": SinglepointJob, "relax": RelaxJob, "md": MDJob}
 JOB_REQUEST: TypeAdapter[SinglepointJob | RelaxJob | MDJob] = TypeAdapter(JobRequest)
 
 
@@ -228,20 +252,51 @@ def invalid_parameters(
     error: ValidationError, known: type[BaseModel] | None = None, prefix: str = ""
 ) -> InvalidParameterError:
     """A pydantic error in our words: a pointer and a hint for each culprit, never the value itself."""
-    culprits = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        location = [part for part in item["loc"] if part not in ("singlepoint", "relax", "md", "function-after")]
-        pointer = prefix + "".join(f"/{part}" for part in location)
-        hint = ""
-        if item["type"] == "extra_forbidden" and known is not None and len(location) == 1:
-            hint = "Known here: " + ", ".join(known.model_fields) + "."
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown parameter {location[-1]!r}" if location else "unknown parameter"
-        culprits.append(Culprit(pointer, message, hint))
-    first = culprits[0]
+    culprits: dict[str, Culprit] = {}  # of the members of a union, the first that complains
+    for item in error.errors(include_url=False, include_input=False):
+        culprit = _culprit(item, known, prefix)
+        culprits.setdefault(culprit.pointer, culprit)
+    first = next(iter(culprits.values()))
     where = first.pointer.lstrip("/").replace("/", ".")
     detail = f"{where}: {first.message}" if where else first.message
     if len(culprits) > 1:
         detail += f" (and {len(culprits) - 1} more)"
-    return InvalidParameterError(detail, hint=first.hint, culprits=culprits)
+    return InvalidParameterError(detail, hint=first.hint, culprits=culprits.values())
+
+
+def _culprit(item: ErrorDetails, known: type[BaseModel] | None, prefix: str) -> Culprit:
+    """One complaint of pydantic: where it is in the request, and what belongs there."""
+    *place, last = item["loc"] or ("",)
+    unknown = item["type"] == "extra_forbidden"
+    if place and place[0] in PARAMS_OF_KIND:
+        place = place[1:]  # the tag that chose the kind of job
+    place = [part for part in (*place, *([] if unknown else [last])) if isinstance(part, int) or part.isidentifier()]
+    model, description = _described(known, place)
+    context = item.get("ctx", {})
+    message, hint = item["msg"].removeprefix("Value error, "), str(context.get("hint", description))
+    if unknown:
+        place.append(last)
+        message = f"unknown parameter {last!r}"
+        hint = "Known here: " + ", ".join(model.model_fields) + "." if model else ""
+    if context.get("field"):
+        place.append(context["field"])
+    return Culprit(prefix + "".join(f"/{_escaped(part)}" for part in place if part != ""), message, hint)
+
+
+def _described(model: type[BaseModel] | None, place: Sequence[int | str]) -> tuple[type[BaseModel] | None, str]:
+    """The model at a place within `model`, if there is one, and what its field is described as."""
+    description = ""
+    for part in place:
+        if isinstance(part, int) or model is None:
+            continue
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        description = (field.description or "") if field else ""
+        inner = (annotation, *get_args(annotation))
+        model = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return model, f"What belongs here: {description}." if description else ""
+
+
+def _escaped(part: int | str) -> str:
+    """A step of a JSON pointer (RFC 6901)."""
+    return str(part).replace("~", "~0").replace("/", "~1")

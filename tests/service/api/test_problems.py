@@ -25,6 +25,10 @@ def water(**changes: Any) -> dict[str, Any]:
     return {**WATER, **changes}
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    return {"a": _nested(depth - 1)} if depth else {}
+
+
 #: what is changed in a valid request, and the type, the status and the pointer that must come back
 BAD_JOBS: dict[str, tuple[dict[str, Any], str, int, str]] = {
     "no such kind": ({"kind": "dock"}, "invalid-parameter", 422, "/kind"),
@@ -45,6 +49,49 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, int, str]] = {
         "/params/timestep_fs",
     ),
     "neither n_steps nor duration_ps": ({"kind": "md", "params": {}}, "invalid-parameter", 422, "/params"),
+    "n_steps and duration_ps": (
+        {"kind": "md", "params": {"n_steps": 1, "duration_ps": 1}},
+        "invalid-parameter",
+        422,
+        "/params/duration_ps",
+    ),
+    "more steps than anyone can wait for": (
+        {"kind": "md", "params": {"duration_ps": 1e18}},
+        "invalid-parameter",
+        422,
+        "/params/duration_ps",
+    ),
+    "steps without end": (
+        {"kind": "md", "params": {"duration_ps": 1e12, "timestep_fs": 1e-300}},
+        "invalid-parameter",
+        422,
+        "/params/duration_ps",
+    ),
+    "time step out of all reason": (
+        {"kind": "md", "params": {"n_steps": 1, "timestep_fs": 20}},
+        "invalid-parameter",
+        422,
+        "/params/timestep_fs",
+    ),
+    "negative seed": (
+        {"kind": "md", "params": {"n_steps": 1, "seed": -1}},
+        "invalid-parameter",
+        422,
+        "/params/seed",
+    ),
+    "a name that a pointer must escape": ({"params": {"a/b~": 1}}, "invalid-parameter", 422, "/params/a~1b~0"),
+    "given velocities that are not there": (
+        {"kind": "md", "params": {"n_steps": 1, "velocities": "given"}},
+        "invalid-structure",
+        422,
+        "/structures/0/velocities",
+    ),
+    "info nested without end": (
+        {"structures": [water(info=_nested(800))]},
+        "invalid-structure",
+        422,
+        "/structures/0/info",
+    ),
     "md without params": ({"kind": "md"}, "invalid-parameter", 422, "/params"),
     "seeds for other structures": (
         {"kind": "md", "params": {"n_steps": 1, "seed": [1, 2]}},
@@ -183,7 +230,8 @@ def assert_problem(answer: Any, code: str, status: int, pointer: str | None = No
 def test_a_bad_job_is_refused_with_a_pointer_and_nothing_is_queued(api: LiveApi, name: str) -> None:
     changes, code, status, pointer = BAD_JOBS[name]
     body = json.dumps(api.job(**changes))
-    assert_problem(api.http.post("/v1/jobs", content=body), code, status, pointer)
+    problem = assert_problem(api.http.post("/v1/jobs", content=body), code, status, pointer)
+    assert problem["hint"] or problem["errors"][0]["hint"], problem
     assert_problem(api.http.post("/v1/jobs?validate_only=true", content=body), code, status, pointer)
     assert api.n_jobs() == 0
 
