@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -34,11 +34,12 @@ from equipot.models.tensor_product import PolynomialProduct
 BINDING_RATE = 3.0
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Everything needed to build the network; it stands in the card."""
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the network is: what a training configuration chooses."""
 
-    elements: tuple[int, ...]
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     cutoff_ang: float = 5.0
     n_channels: int = 64
     n_pair_channels: int = 16
@@ -49,8 +50,15 @@ class Architecture:
     n_basis: int = 8
     readout_width: int = 32
     factorisation: str = "gaunt"
-    mean_neighbours: float = 15.0
+    mean_neighbours: float = 15.0  # messages are divided by its square root
     energy_scale_ev: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Sizes):
+    """Everything needed to build the network; it stands in the card."""
+
+    elements: tuple[int, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "elements": list(self.elements)}

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equipot.errors import InvalidParameterError
+from equipot.models.network import Sizes
 
 
 class Part(BaseModel):
@@ -28,22 +29,6 @@ class DataPart(Part):
     description: str
     source: str
     licence: str
-
-
-class NetworkPart(Part):
-    """The size of the network; the rest follows from the data."""
-
-    cutoff_ang: float = 5.0
-    n_channels: int = 64
-    n_pair_channels: int = 16
-    n_message_channels: int = 32
-    n_layers: int = 2
-    l_max: int = 3
-    l_hidden: int = 2
-    n_basis: int = 8
-    readout_width: int = 32
-    factorisation: str = "gaunt"
-    mean_neighbours: float = Field(15.0, description="messages are divided by its square root")
 
 
 class LossPart(Part):
@@ -83,7 +68,7 @@ class TrainingConfig(Part):
     licence: str = "MIT"
     seed: int = 0
     data: DataPart
-    network: NetworkPart = NetworkPart()
+    network: Sizes = Sizes()
     loss: LossPart = LossPart()
     optimiser: OptimiserPart
 

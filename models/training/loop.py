@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ class Trainer:
         stride = max(1, len(valid) // config.data.n_valid)
         self.valid = valid[::stride]
         torch.manual_seed(config.seed)
-        architecture = Architecture(elements=tuple(self.elements), **config.network.model_dump())
+        architecture = Architecture(elements=tuple(self.elements), **asdict(config.network))
         self.network = Network(architecture).float()
         self.network.binding_ev.copy_(torch.tensor(fit_binding(self.train, self.elements)))
         self.average = Network(architecture).float()
