@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from equipot.errors import ConflictError
+from equipot.cards import find_model
+from equipot.errors import ConflictError, UnknownModelError
 from equipot.params import JobKind
 from equipot.service.api.context import (
     IdempotencyKey,
@@ -73,6 +75,9 @@ def list_jobs(
     tag: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     """Jobs, newest first."""
+    if model is not None:
+        with suppress(UnknownModelError):  # jobs of a potential that is gone are found by its full name
+            model = find_model(model)[1].name
     with pointing_at_query("page_token"):
         records, next_page_token = use.store.list(
             min(page_size, LARGEST_PAGE), page_token, state=state, kind=kind, model=model, tag=tag

@@ -98,7 +98,8 @@ def test_jobs_are_found_by_state_kind_model_and_tag(api: LiveApi) -> None:
     assert found(kind="singlepoint") == [single]
     assert found(state="queued") == [relax]
     assert found(state="cancelled") == [single]
-    assert found(model="tiny-1") == [single, relax]
+    assert found(model="tiny-1") == found(model="tiny") == [single, relax]
+    assert found(model="a-potential-that-is-gone") == []
     assert found(model="tiny-1", kind="relax", tag="other") == []
 
 
