@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import time
@@ -206,7 +205,7 @@ class Trainer:
                 source=config.data.source,
                 licence=config.data.licence,
                 n_frames=len(self.train),
-                sha256={path.as_posix(): _sha256(path) for path in config.data.train},
+                sha256={path.as_posix(): FrameSet.load(path).sha256() for path in config.data.train},
             ),
             training={
                 "configuration": json.loads(config.model_dump_json(include={"seed", "network", "loss", "optimiser"})),
@@ -226,10 +225,6 @@ class Trainer:
         graphs = labelled_graphs(FrameSet.load(path), self.config.network.cutoff_ang, self.reference_ev)
         errors = errors_of(self.average, graphs)
         return TestError(test_set=name, n_frames=len(graphs), **errors.summary())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def train(config_path: Path, folder: Path | None = None, n_threads: int = 1) -> Path:
