@@ -55,15 +55,16 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
-            run = Run.start(
-                chosen.folder,
-                kind=job.kind,
-                structures=job.structures,
-                params=job.params,
-                provider=provider,
-                **_callbacks(progress),
-            )
-            chosen.begin(job.names)
+            with chosen.beginning():
+                run = Run.start(
+                    chosen.folder,
+                    kind=job.kind,
+                    structures=job.structures,
+                    params=job.params,
+                    provider=provider,
+                    **_callbacks(progress),
+                )
+                chosen.begin(job.names)
             ended = _to_the_end(run)
         if not ended:
             return _interrupted(run, output)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,17 @@ class Output:
         self.folder.mkdir(parents=True, exist_ok=True)
         note = {"file": None if self.file is None else self.file.name, "names": list(names)}
         (self.folder / NOTE).write_text(json.dumps(note))
+
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """While the first files are written: say so if nothing can be written there."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InvalidParameterError(
+                f"{self.folder} cannot be written: {reason}.", hint="Choose another place with -o."
+            ) from error
 
     def names(self, n_systems: int) -> list[str]:
         """What the systems of a run were called on the command line."""

@@ -264,6 +264,10 @@ MISTAKES: dict[str, tuple[Sequence[str], list[str]]] = {
     "no file at all": (["relax"], ["Missing argument"]),
     "unknown command": (["relux"], ["relux"]),
     "output format": (["relax", "water.xyz", "-m", "tiny", "-o", "out.cif"], ["cannot be written as .cif"]),
+    "output nowhere": (
+        ["relax", "water.xyz", "-m", "tiny", "-o", "/dev/null/run"],
+        ["cannot be written", "another place"],
+    ),
     "wrong index": (["relax", "water.xyz", "--index", "x"], ["not an index"]),
     "no run": (["resume", "."], ["no run"]),
     "wrong port": (["serve", "--port", "70000"], ["--port"]),
