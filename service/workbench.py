@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 
-from equipot.errors import EquipotError, TimedOutError
+from equipot.errors import EquipotError, TimedOutError, error_from_problem
 from equipot.service.claims import Answer, Claims
 from equipot.service.engines import Engines
 from equipot.service.records import ShardClaim
 from equipot.service.settings import Settings
-from equipot.service.states import ShardState
+from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
 from equipot.service.store import JobStore
 from equipot.simulation.checkpoint import NEWEST, read_header
 from equipot.simulation.run import Run
@@ -235,9 +235,24 @@ class Workbench:
             self._commit(shard, ShardState.CANCELLED)
 
     def _commit(self, shard: ShardAtWork, state: ShardState) -> None:
-        answer = self._claims.commit(shard.claim, step=shard.step, outcomes=shard.outcomes, state=state)
+        answer = self._claims.commit(
+            shard.claim,
+            step=shard.step,
+            outcomes=shard.outcomes,
+            state=state,
+            problem=self._why_nothing_is_usable(shard),
+        )
         log.info("ended", state=state.value, answer=answer, **shard.outcomes)
         self._drop(shard)
+
+    @staticmethod
+    def _why_nothing_is_usable(shard: ShardAtWork) -> EquipotError | None:
+        """What stopped the first system of a shard none of whose systems can be used."""
+        if shard.run is None or set(shard.outcomes) - UNUSABLE_OUTCOMES:
+            return None
+        reasons = (result["reason"] for result in shard.run.results)
+        reason = next(filter(None, reasons), None)
+        return error_from_problem(reason) if reason else None
 
     def _guarded(self, shard: ShardAtWork, action: Callable[[], None]) -> None:
         """Do something to a shard; if that fails, the shard fails and the worker goes on."""

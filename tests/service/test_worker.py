@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from equipot.params import MDParams, RelaxParams, SinglepointParams
+from equipot.params import Guard, Guards, MDParams, RelaxParams, SinglepointParams
 from equipot.simulation.trajectory import read_frames
 
 LONG_MD = MDParams(n_steps=400, seed=11, save_every=20, thermo_every=10, checkpoint_every_s=0.2)
@@ -61,6 +61,15 @@ def test_cancel_takes_less_than_two_seconds_and_what_was_computed_can_be_read_an
     alone_result, alone_frames = _ended(one_worker, alone)
     assert resumed_result == alone_result
     assert resumed_frames == alone_frames
+
+
+def test_a_job_without_a_usable_system_says_why(one_worker: Any) -> None:
+    guards = Guards(max_force_ev_per_ang=Guard(limit=1e-6))
+    record = one_worker.wait_until_over(one_worker.submit(params=MDParams(n_steps=5, seed=1, guards=guards)).id)
+    assert (record.state, record.outcomes) == ("failed", {"guard_stopped": 1})
+    assert record.error is not None
+    assert record.error["type"] == "/problems/diverged"
+    assert "max_force_ev_per_ang" in record.error["detail"]
 
 
 def test_a_small_job_does_not_wait_for_long_ones(one_worker: Any) -> None:
