@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from equipot.calculator.convert import CHARGE_KEY, SPIN_KEY, from_atoms
 from equipot.errors import InvalidParameterError, InvalidStructureError
@@ -86,7 +85,7 @@ class EquipotCalculator(Calculator):
             "domain_distance": prediction.domain_distance,
         }
         if _has_volume(atoms):
-            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.virial_ev / atoms.cell.volume)
+            self.results["stress"] = prediction.stress_ev_per_ang3(atoms.cell.volume)
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """One property, computed only if the atoms have changed since the last time."""

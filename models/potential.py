@@ -12,6 +12,9 @@ from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph
 from equipot.models.network import Network, reversed_bonds
 
+#: ASE's Voigt order: xx, yy, zz, yz, xz, xy
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
 GraphTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -29,6 +32,10 @@ class Prediction:
     forces_ev_per_ang: np.ndarray
     virial_ev: np.ndarray
     domain_distance: float | None
+
+    def stress_ev_per_ang3(self, volume_ang3: float) -> np.ndarray:
+        """Stress (6,) in ASE's sign and Voigt order, of a cell of this volume."""
+        return np.array([self.virial_ev[component] for component in VOIGT]) / volume_ang3
 
 
 def graph_tensors(graph: AtomGraph, dtype: torch.dtype, device: torch.device) -> GraphTensors:

@@ -7,9 +7,9 @@ from math import pi, sqrt
 import torch
 
 from equipot.elements import COVALENT_RADII_ANG
+from equipot.units import ANG_PER_BOHR
 
 COULOMB_EV_ANG = 14.3996454784  # e²/(4π ε0)
-BOHR_ANG = 0.52917721067
 #: the learned part is whole above the first and gone below the second, in units of the sum of covalent radii
 SWITCH_ON, SWITCH_OFF = 0.6, 0.4
 
@@ -56,7 +56,7 @@ class Repulsion(torch.nn.Module):
         z = torch.tensor(elements, dtype=torch.float64)
         radii = torch.tensor(COVALENT_RADII_ANG[elements], dtype=torch.float64)
         self.register_buffer("charge", COULOMB_EV_ANG * z[:, None] * z[None, :], persistent=False)
-        length = 0.8854 * BOHR_ANG / (z[:, None] ** 0.23 + z[None, :] ** 0.23)
+        length = 0.8854 * ANG_PER_BOHR / (z[:, None] ** 0.23 + z[None, :] ** 0.23)
         self.register_buffer("inverse_length", 1.0 / length, persistent=False)
         self.register_buffer("reach_ang", radii[:, None] + radii[None, :], persistent=False)
         self.register_buffer("weights", torch.tensor([0.18175, 0.50986, 0.28022, 0.02817]).double(), persistent=False)

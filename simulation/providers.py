@@ -146,7 +146,7 @@ class NativeProvider:
             return Evaluation.failed(_as_equipot_error(error, len(system.numbers)), len(system.numbers))
         stress = None
         if all(system.pbc) and system.cell_ang is not None and self._potential.card.has_stress:
-            stress = _voigt(prediction.virial_ev) / abs(np.linalg.det(system.cell_ang))
+            stress = prediction.stress_ev_per_ang3(float(abs(np.linalg.det(system.cell_ang))))
         return Evaluation(
             energy_ev=float(prediction.energy_ev),
             energies_ev=prediction.energies_ev,
@@ -229,12 +229,6 @@ class AseProvider:
             energies_ev=None if energies is None else np.array(energies, dtype=np.float64),
             stress_ev_per_ang3=stress,
         )
-
-
-def _voigt(matrix: np.ndarray) -> np.ndarray:
-    """(6,) xx, yy, zz, yz, xz, xy of a (3, 3) matrix, made symmetric."""
-    full = 0.5 * (matrix + matrix.T)
-    return np.array([full[0, 0], full[1, 1], full[2, 2], full[1, 2], full[0, 2], full[0, 1]])
 
 
 def _as_equipot_error(error: Exception, n_atoms: int) -> EquipotError:

@@ -11,10 +11,9 @@ import torch
 from equipot.elements import COVALENT_RADII_ANG
 from equipot.models.graph import AtomGraph, batch_graphs
 from equipot.models.neighbours import NeighbourSearch
-from equipot.models.potential import GraphTensors, graph_tensors
+from equipot.models.potential import VOIGT, GraphTensors, graph_tensors
 from equipot.models.training.frames import FrameSet
 
-VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 #: range of distances at which pairs of atoms must repel: from here in Å to this share of the sum of covalent radii
 CLOSE_FROM_ANG, CLOSE_TO = 0.25, 0.68
 

@@ -24,7 +24,7 @@ def train(
 ) -> None:
     """Train a potential; an interrupted training goes on where it stopped.
 
-    Example: equipot train models/training/configs/organic.yaml -o runs/organic
+    Example: equipot train models/training/configs/organic-1.yaml -o runs/organic-1
     """
     from equipot.models.training.loop import train as run_training
 

@@ -28,6 +28,5 @@ GPA_PER_EV_PER_ANG3 = ELEMENTARY_CHARGE_C * 1e30 * 1e-9
 #: ASE's unit of time, Å sqrt(u/eV), in fs
 ASE_TIME_FS = sqrt(ATOMIC_MASS_KG / ELEMENTARY_CHARGE_C) * 1e5
 
-#: CODATA 2014; the quantum-chemistry packages answer in Hartree and Bohr
-EV_PER_HARTREE = 27.21138602
+#: the Bohr radius in Å
 ANG_PER_BOHR = 0.52917721067
