@@ -23,11 +23,11 @@ from equipot.service.redis_server import DataDirLock, RedisServer, connect, runn
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        if os.path.isdir("/proc"):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return (
-        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if os.path.isdir("/proc") else True
-    )
+    return True
 
 
 def _wait_until_gone(pid: int) -> None:
@@ -37,15 +37,22 @@ def _wait_until_gone(pid: int) -> None:
         time.sleep(0.02)
 
 
+def _kill(server: RedisServer) -> None:
+    """SIGKILL, and wait until the system has let go of every thread: only then can the process be waited for."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.is_alive:
+        assert time.monotonic() < deadline, f"the server {server.pid} lives on"
+        time.sleep(0.02)
+
+
 def test_what_was_written_a_second_before_the_server_was_killed_is_there_when_it_starts_again(tmp_path: Path) -> None:
     server = RedisServer(tmp_path).start()
-    assert server.pid is not None
     with connect(server.url) as redis:
         redis.set("kept", "yes")
         time.sleep(1.2)  # the file is written through every second
-    os.kill(server.pid, signal.SIGKILL)
-    _wait_until_gone(server.pid)
-    assert not server.is_alive
+    _kill(server)
     server.start()
     with connect(server.url) as redis:
         assert redis.get("kept") == "yes"
@@ -118,9 +125,7 @@ def test_a_patient_client_outlives_a_restart_and_an_impatient_one_says_so_soon(t
     server = RedisServer(tmp_path).start()
     patient, impatient = connect(server.url, patience_s=20), connect(server.url, patience_s=0)
     patient.set("x", "1")
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
-    _wait_until_gone(server.pid)
+    _kill(server)
     begun = time.monotonic()
     with pytest.raises(RedisError):
         impatient.ping()
