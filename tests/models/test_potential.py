@@ -164,6 +164,20 @@ def test_a_system_in_a_batch_has_the_energies_it_has_alone() -> None:
     assert (together - alone).abs().max() < 1e-10
 
 
+def test_systems_evaluated_side_by_side_are_each_what_they_are_alone(tiny: Potential) -> None:
+    lone_atom = Structure(np.array([6]), np.zeros((1, 3)))
+    graphs = [graph_of(s, tiny.cutoff_ang) for s in (ethanol(), lone_atom, triclinic_crystal(), slab(), ethanol(3))]
+    together = tiny.evaluate_many(batch_graphs(graphs))
+    assert len(together) == len(graphs)
+    for graph, one in zip(graphs, together, strict=True):
+        alone = tiny.evaluate(graph)
+        assert one.energies_ev.shape == (graph.n_atoms,)
+        assert abs(one.energy_ev - alone.energy_ev) < 1e-10
+        assert np.abs(one.forces_ev_per_ang - alone.forces_ev_per_ang).max() < 1e-10
+        assert np.abs(one.virial_ev - alone.virial_ev).max() < 1e-9
+        assert one.domain_distance == pytest.approx(alone.domain_distance, rel=1e-9)
+
+
 def test_the_same_graph_gives_the_same_bits(predict: Predict) -> None:
     first, second = predict(slab()), predict(slab())
     assert first.energy_ev == second.energy_ev
