@@ -286,6 +286,8 @@ def _final_atoms(given: OneStructure | None, record: Mapping[str, Any]) -> Atoms
         return None
     structure = final_structure(record["structure"])
     atoms = given.copy() if isinstance(given, Atoms) else to_atoms(structure)
+    if structure.cell_ang is not None:
+        atoms.set_cell(structure.cell_ang)
     atoms.set_positions(structure.positions_ang, apply_constraint=False)
     if structure.velocities_ang_per_fs is not None:
         momenta = atoms.get_masses()[:, None] * structure.velocities_ang_per_fs * ASE_TIME_FS

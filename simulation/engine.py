@@ -11,7 +11,7 @@ import numpy as np
 from equipot.errors import DivergedError, EquipotError, NonFiniteError
 from equipot.params import Guards
 from equipot.simulation.guards import Crossing, crossings
-from equipot.simulation.motion import Motion, State
+from equipot.simulation.motions.base import Motion, State
 from equipot.simulation.providers import Evaluation, ForceProvider, System
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
@@ -92,7 +92,7 @@ class Engine:
         with np.errstate(all="ignore"):  # what is not finite is looked for below, system by system
             moved = {idx: self._moved(system) for idx, system in self._systems.items()}
             asked = [idx for idx, state in moved.items() if _in_bounds(state)]
-            views = [System.of(self._systems[idx].structure, self._key(idx), moved[idx].positions_ang) for idx in asked]
+            views = [self._view(idx, moved[idx]) for idx in asked]
             evaluations = dict(zip(asked, self._provider.evaluate(views) if views else [], strict=True))
             events = [self._judge(system, moved[idx], evaluations.get(idx)) for idx, system in self._systems.items()]
         self._systems = {event.system.idx: event.system for event in events if event.verdict is None}
@@ -100,6 +100,9 @@ class Engine:
             if event.verdict is not None:
                 self._provider.forget(self._key(event.system.idx))
         return events
+
+    def _view(self, idx: int, state: State) -> System:
+        return System.of(self._systems[idx].structure, self._key(idx), state.positions_ang, state.cell_ang)
 
     def _key(self, idx: int) -> Hashable:
         return (self._run_number, idx)
@@ -123,6 +126,8 @@ class Engine:
 
 def _in_bounds(state: State) -> bool:
     near = bool(np.abs(state.positions_ang).max(initial=0.0) < LARGEST_COORDINATE_ANG)  # False for NaN too
+    if state.cell_ang is not None:
+        near = near and bool(np.abs(state.cell_ang).max() < LARGEST_COORDINATE_ANG)
     return near and (state.velocities_ang_per_fs is None or bool(np.isfinite(state.velocities_ang_per_fs).all()))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from equipot.pairs import closest_pair
 from equipot.params import Guard, Guards
-from equipot.simulation.motion import Motion, State
+from equipot.simulation.motions.base import Motion, State
 from equipot.structure import Structure
 
 
@@ -51,11 +53,16 @@ def _value(
     if name == "max_temperature_k":
         return motion.temperature_k(state)
     if name == "min_distance_ang":
-        pair = closest_pair(state.positions_ang, structure.cell_ang, structure.pbc, guard.limit)
+        pair = closest_pair(state.positions_ang, state.cell_ang, structure.pbc, guard.limit)
         return None if pair is None else pair.distance_ang
     if name == "max_drift_ev_per_atom":
         now = motion.conserved_ev(state)
         if now is None or start_conserved_ev is None:
             return None
         return abs(now - start_conserved_ev) / structure.n_atoms
+    if name == "max_displacement_ang":
+        moved = state.positions_ang - structure.positions_ang
+        return float(np.sqrt((moved * moved).sum(axis=1)).max(initial=0.0))
+    if name == "max_domain_distance":
+        return state.evaluation.domain_distance if state.evaluation is not None else None
     raise AssertionError(f"no guard is called {name}")

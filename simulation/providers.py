@@ -37,13 +37,18 @@ class System:
     spin_multiplicity: int | None = None
 
     @classmethod
-    def of(cls, structure: Structure, key: Hashable, positions_ang: np.ndarray | None = None) -> System:
-        """The view of a structure, perhaps with its atoms elsewhere."""
-        positions = structure.positions_ang if positions_ang is None else positions_ang
+    def of(
+        cls,
+        structure: Structure,
+        key: Hashable,
+        positions_ang: np.ndarray | None = None,
+        cell_ang: np.ndarray | None = None,
+    ) -> System:
+        """The view of a structure, perhaps with its atoms elsewhere and in another cell."""
         return cls(
             structure.numbers,
-            positions,
-            structure.cell_ang,
+            structure.positions_ang if positions_ang is None else positions_ang,
+            structure.cell_ang if cell_ang is None else cell_ang,
             structure.pbc,
             key,
             structure.charge_e,

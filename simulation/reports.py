@@ -10,7 +10,7 @@ import numpy as np
 
 from equipot.errors import EquipotError
 from equipot.simulation.engine import Moving, Watch, outside_domain
-from equipot.simulation.motion import Bodies
+from equipot.simulation.motions.base import Bodies
 from equipot.simulation.request import RunRequest
 from equipot.simulation.trajectory import Frame
 from equipot.simulation.verdicts import Outcome, SystemResult, Verdict
@@ -27,7 +27,7 @@ def frame_of(system: Moving) -> Frame:
         system=system.idx,
         step=state.step,
         time_fs=system.motion.time_fs(state),
-        structure=structure.moved_to(state.positions_ang, velocities),
+        structure=structure.moved_to(state.positions_ang, velocities, state.cell_ang),
         momenta=momenta,
         energy_ev=evaluation.energy_ev,
         forces_ev_per_ang=evaluation.forces_ev_per_ang,
@@ -50,7 +50,7 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         fmax_ev_per_ang=motion.fmax_ev_per_ang(state) if has else None,
         temperature_k=motion.temperature_k(state),
         domain_distance=system.watch.domain_distance,
-        structure=system.structure.moved_to(state.positions_ang, state.velocities_ang_per_fs).to_json(),
+        structure=system.structure.moved_to(state.positions_ang, state.velocities_ang_per_fs, state.cell_ang).to_json(),
         warnings=[*request.start_warnings(system.idx), *_watch_warnings(system.watch), *_resume_warnings(differences)],
         bitwise=not differences,
     )

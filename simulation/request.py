@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from equipot import __version__
+from equipot.checks import check_against_params
 from equipot.errors import (
     ConflictError,
     EquipotError,
     InvalidParameterError,
-    InvalidStructureError,
     NotResumableError,
     error_from_problem,
 )
 from equipot.params import AnyParams, Guards, JobKind, MDParams, RelaxParams, SinglepointParams, parse_params
 from equipot.simulation.checkpoint import sync_directory
-from equipot.simulation.fire import Fire
-from equipot.simulation.langevin import Langevin
-from equipot.simulation.motion import Motion
-from equipot.simulation.single_point import SinglePoint
+from equipot.simulation.motions.base import Motion
+from equipot.simulation.motions.dynamics import dynamics
+from equipot.simulation.motions.relaxations import relaxation
+from equipot.simulation.motions.single_point import SinglePoint
 from equipot.simulation.trajectory import REQUEST, read_request
-from equipot.simulation.velocity_verlet import VelocityVerlet
 from equipot.structure import Structure, check_against_model, check_structure, structure_from_json
 
 FORMAT_VERSION = 1
@@ -150,9 +149,8 @@ class RunRequest:
         """How a system moves."""
         structure = self.structure(idx)
         if isinstance(self.params, RelaxParams):
-            return Fire(structure, self.params)
+            return relaxation(structure, self.params)
         if isinstance(self.params, MDParams):
-            dynamics = VelocityVerlet if self.params.ensemble == "nve" else Langevin
             return dynamics(structure, self.params, self.seed(idx) or 0)
         return SinglePoint(structure)
 
@@ -199,13 +197,7 @@ def _checked(
         structure = check_structure(structure, pointer)
         if provider["elements"] is not None:
             check_against_model(structure, provider["elements"], provider["model"], pointer)
-        needs_velocities = isinstance(params, MDParams) and params.velocities == "given"
-        if needs_velocities and structure.velocities_ang_per_fs is None:
-            raise InvalidStructureError(
-                "velocities are to be those given, but the structure has none.",
-                pointer=f"{pointer}/velocities",
-                hint='Add velocities in Å/fs, or choose "maxwell_boltzmann" or "zero".',
-            )
+        check_against_params(structure, params, pointer)
     except EquipotError as error:
         return error
     return structure

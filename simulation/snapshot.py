@@ -11,7 +11,7 @@ import numpy as np
 from equipot.errors import NotResumableError
 from equipot.params import Guards
 from equipot.simulation.engine import Moving, Watch
-from equipot.simulation.motion import Motion, State
+from equipot.simulation.motions.base import Motion, State
 from equipot.simulation.providers import Evaluation
 from equipot.structure import Structure
 
@@ -58,13 +58,16 @@ def restore(
                 hint="Resume with the version of equipot that began the run.",
             )
         watch: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in entry["watch"].items()}
-        state = _state(entry["step"], own[idx])
-        systems.append(Moving(idx, structure_of(idx), motion, state, guards, Watch(**watch)))
+        structure = structure_of(idx)
+        state = _state(entry["step"], own[idx], structure.cell_ang)
+        systems.append(Moving(idx, structure, motion, state, guards, Watch(**watch)))
     return systems
 
 
 def _tensors(state: State) -> Iterator[tuple[str, Any]]:
     yield "positions_ang", state.positions_ang
+    if state.cell_ang is not None:
+        yield "cell_ang", state.cell_ang
     if state.velocities_ang_per_fs is not None:
         yield "velocities_ang_per_fs", state.velocities_ang_per_fs
     for name, value in state.tensors.items():
@@ -79,7 +82,8 @@ def _tensors(state: State) -> Iterator[tuple[str, Any]]:
                 yield f"evaluation/{name}", value
 
 
-def _state(step: int, tensors: Mapping[str, np.ndarray]) -> State:
+def _state(step: int, tensors: Mapping[str, np.ndarray], start_cell_ang: np.ndarray | None) -> State:
+    """A checkpoint without a cell is from a version in which no cell moved."""
     evaluation = None
     if "evaluation/energy_ev" in tensors:
         distance = tensors.get("evaluation/domain_distance")
@@ -93,6 +97,7 @@ def _state(step: int, tensors: Mapping[str, np.ndarray]) -> State:
     return State(
         step=step,
         positions_ang=tensors["positions_ang"],
+        cell_ang=tensors.get("cell_ang", start_cell_ang),
         velocities_ang_per_fs=tensors.get("velocities_ang_per_fs"),
         tensors={name.removeprefix("motion/"): v for name, v in tensors.items() if name.startswith("motion/")},
         evaluation=evaluation,

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from equipot.cards import PotentialCard, find_model
+from equipot.checks import check_against_params
 from equipot.errors import (
     Culprit,
     InvalidParameterError,
@@ -120,7 +121,8 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
         check_against_model(structure, card.elements, card.name, pointer)
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
-    _require_velocities(job, structures)
+    for index, structure in enumerate(structures):
+        check_against_params(structure, job.params, f"/structures/{index}")
     return Submission(job, card, structures, _resolved(job, structures), warnings)
 
 
@@ -176,18 +178,6 @@ def _refuse_others(given: Mapping[str, Any], known: set[str], pointer: str) -> N
             pointer=f"{pointer}/{others[0]}",
             hint='A structure is {"structure_id"}, {"format", "text"} or numbers, positions and so on.',
         )
-
-
-def _require_velocities(job: AnyJob, structures: list[Structure]) -> None:
-    if not isinstance(job, MDJob) or job.params.velocities != "given":
-        return
-    for index, structure in enumerate(structures):
-        if structure.velocities_ang_per_fs is None:
-            raise InvalidStructureError(
-                "The parameters ask for given velocities, but the structure has none.",
-                pointer=f"/structures/{index}/velocities",
-                hint="Give velocities in Å/fs, or set params.velocities to maxwell_boltzmann or zero.",
-            )
 
 
 def _resolved(job: AnyJob, structures: list[Structure]) -> AnyParams:

@@ -7,6 +7,7 @@ Every field says its unit in its name; `*_every` counts steps. Unknown fields ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
@@ -19,6 +20,8 @@ JobKind = Literal["singlepoint", "relax", "md"]
 Dtype = Literal["float64", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
 GuardPolicy = Literal["ignore", "warn", "stop"]
+
+TrajectoryDtype = Literal["float64", "float32"]
 
 TIMESTEP_WITH_HYDROGEN_FS = 0.5
 TIMESTEP_WITHOUT_HYDROGEN_FS = 2.0
@@ -51,6 +54,10 @@ class Guards(Params):
     max_drift_ev_per_atom: Guard | None = Field(
         None, description="change of the conserved quantity since the start, eV/atom (md only)"
     )
+    max_displacement_ang: Guard | None = Field(None, description="way of any atom from where it started, Å")
+    max_domain_distance: Guard | None = Field(
+        None, description="how far outside the training data; 1 is the border (potentials that can tell)"
+    )
 
 
 class SinglepointParams(Params):
@@ -62,13 +69,27 @@ class SinglepointParams(Params):
 
 
 class RelaxParams(Params):
-    """How to relax: FIRE until the largest force on a free atom is below `fmax_ev_per_ang`."""
+    """How to relax: downhill until the largest force on a free atom, and on the cell if it moves, is small."""
 
     fmax_ev_per_ang: float = Field(0.05, gt=0, le=10, description="stop when every force is below this, eV/Å")
     max_steps: int = Field(500, ge=0, le=1_000_000, description="give up after this many steps")
-    optimizer: Literal["fire"] = Field("fire", description="the minimiser")
-    max_step_ang: float = Field(0.2, gt=0, le=1, description="longest move of the whole system in one step, Å")
-    cell_filter: Literal["none"] = Field("none", description="what the cell may do: it stays fixed")
+    optimizer: Literal["fire", "lbfgs"] = Field("fire", description="the minimiser")
+    max_step_ang: float = Field(
+        0.2, gt=0, le=1, description="longest move in one step, Å: of the whole system (fire), of an atom (lbfgs)"
+    )
+    cell_filter: Literal["none", "frechet", "unit_cell"] = Field(
+        "none", description="what the cell may do: stay fixed, or relax too by the exponential map or linearly"
+    )
+    pressure_gpa: float = Field(0.0, ge=-1000, le=1000, description="target pressure of a cell that relaxes, GPa")
+    cell_mask: Annotated[list[bool], Field(min_length=6, max_length=6)] | None = Field(
+        None, description="which strains may change: xx, yy, zz, yz, xz, xy; all if absent"
+    )
+    hydrostatic: bool = Field(False, description="let the cell grow and shrink only, keeping its shape")
+    constant_volume: bool = Field(False, description="let the cell change its shape only, keeping its volume")
+    fix_symmetry: bool = Field(False, description="keep the space group that the structure has at the start")
+    symmetry_tolerance_ang: float = Field(
+        0.01, gt=0, le=1, description="how far atoms may be off a symmetric place, Å (for fix_symmetry)"
+    )
     save_every: int | None = Field(
         None,
         ge=1,
@@ -76,7 +97,24 @@ class RelaxParams(Params):
         f"or none between them for more than {MOST_SYSTEMS_WITH_ALL_FRAMES} systems",
     )
     checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
+    trajectory_dtype: TrajectoryDtype = Field("float64", description="precision of the arrays in saved frames")
     guards: Guards = Guards()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cell_filter == "none":
+            for field in ("pressure_gpa", "cell_mask", "hydrostatic", "constant_volume"):
+                if getattr(self, field):
+                    raise _inconsistent(
+                        field, "the cell stays fixed", "Set cell_filter to frechet or unit_cell, or leave this out."
+                    )
+        if self.cell_mask is not None and not any(self.cell_mask):
+            raise _inconsistent("cell_mask", "nothing may change", "Set cell_filter to none to keep the cell.")
+        if self.hydrostatic and self.constant_volume:
+            raise _inconsistent("constant_volume", "hydrostatic leaves nothing to change", "Choose one of the two.")
+        if self.constant_volume and self.pressure_gpa:
+            raise _inconsistent("pressure_gpa", "the volume is constant", "Leave out the pressure or constant_volume.")
+        return self
 
     def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
         """The parameters with every default filled in, for a job of systems of these atomic numbers."""
@@ -96,19 +134,72 @@ class LangevinThermostat(Params):
     friction_per_fs: float = Field(0.01, gt=0, le=10, description="friction γ, 1/fs")
 
 
+class NoseHooverThermostat(Params):
+    """A chain of Nosé-Hoover thermostats (Martyna, Klein, Tuckerman, J. Chem. Phys. 97, 2635, 1992)."""
+
+    type: Literal["nose_hoover"]
+    tdamp_fs: float = Field(100.0, gt=0, le=1e6, description="time of one oscillation of the thermostat, fs")
+    chain_length: int = Field(3, ge=1, le=10, description="thermostats in the chain")
+
+
+class BussiThermostat(Params):
+    """Stochastic velocity rescaling (Bussi, Donadio, Parrinello, J. Chem. Phys. 126, 014101, 2007)."""
+
+    type: Literal["bussi"]
+    tau_fs: float = Field(100.0, gt=0, le=1e6, description="relaxation time of the kinetic energy, fs")
+
+
+class TemperaturePoint(Params):
+    """A corner of a temperature ramp."""
+
+    time_ps: float = Field(ge=0, description="time since the start, ps")
+    temperature_k: float = Field(ge=0, le=100_000, description="temperature then, K")
+
+
+class PressurePoint(Params):
+    """A corner of a pressure ramp."""
+
+    time_ps: float = Field(ge=0, description="time since the start, ps")
+    pressure_gpa: float = Field(ge=-1000, le=1000, description="pressure then, GPa")
+
+
+class MTKBarostat(Params):
+    """The barostat of Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177, 1994)."""
+
+    type: Literal["mtk"] = "mtk"
+    pressure_gpa: Annotated[float, Field(ge=-1000, le=1000)] | list[PressurePoint] = Field(
+        0.0, description="pressure, GPa: a number, or a ramp [{time_ps, pressure_gpa}, ...]"
+    )
+    pdamp_fs: float = Field(1000.0, gt=0, le=1e7, description="time of one oscillation of the cell, fs")
+    isotropic: bool = Field(True, description="the cell keeps its shape; false: it may change all six ways")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_ramp("pressure_gpa", self.pressure_gpa)
+        return self
+
+
+Thermostat = Annotated[LangevinThermostat | NoseHooverThermostat | BussiThermostat, Field(discriminator="type")]
+
+
 class MDParams(Params):
     """How to run molecular dynamics. Give exactly one of `n_steps` and `duration_ps`."""
 
-    ensemble: Literal["nve", "nvt"] = Field("nvt", description="nve: velocity Verlet; nvt: with a thermostat")
+    ensemble: Literal["nve", "nvt", "npt"] = Field(
+        "nvt", description="nve: constant energy; nvt: with a thermostat; npt: with a thermostat and a barostat"
+    )
     timestep_fs: float | None = Field(
         None, gt=0, description="time step, fs; if absent 0.5 when there is hydrogen, else 2"
     )
     n_steps: int | None = Field(None, ge=0, le=MOST_STEPS, description="number of steps")
     duration_ps: float | None = Field(None, ge=0, description="simulated time, ps, instead of n_steps")
-    temperature_k: float = Field(
-        300.0, ge=0, le=100_000, description="temperature, K; in nve it sets the start velocities only"
+    temperature_k: Annotated[float, Field(ge=0, le=100_000)] | list[TemperaturePoint] = Field(
+        300.0,
+        description="temperature, K: a number, or a ramp [{time_ps, temperature_k}, ...]; in nve it sets the start "
+        "velocities only",
     )
-    thermostat: LangevinThermostat | None = Field(None, description="nvt only; langevin if absent")
+    thermostat: Thermostat | None = Field(None, description="nvt and npt; langevin if absent")
+    barostat: MTKBarostat | None = Field(None, description="npt only; mtk at 0 GPa if absent")
     velocities: Literal["maxwell_boltzmann", "given", "zero"] = Field(
         "maxwell_boltzmann", description="start velocities: drawn at temperature_k, those of the structure, or none"
     )
@@ -125,6 +216,7 @@ class MDParams(Params):
     )
     thermo_every: int = Field(10, ge=1, description="steps between rows of the thermo table")
     checkpoint_every_s: float = Field(10.0, gt=0, description="seconds between checkpoints")
+    trajectory_dtype: TrajectoryDtype = Field("float64", description="precision of the arrays in saved frames")
     allow_large_timestep: bool = Field(False, description=f"allow time steps above {LARGEST_TIMESTEP_FS:g} fs")
     guards: Guards = Guards(max_force_ev_per_ang=Guard(limit=1000.0))
 
@@ -142,7 +234,27 @@ class MDParams(Params):
             )
         if self.ensemble == "nve" and self.thermostat is not None:
             raise _inconsistent("thermostat", "nve has no thermostat", "Leave it out or choose ensemble nvt.")
+        if self.ensemble != "npt" and self.barostat is not None:
+            raise _inconsistent("barostat", f"{self.ensemble} has no barostat", "Leave it out or choose ensemble npt.")
+        _check_ramp("temperature_k", self.temperature_k)
+        if self.ensemble == "nve" and not isinstance(self.temperature_k, float):
+            raise _inconsistent("temperature_k", "nve cannot follow a ramp", "Give one number, or choose ensemble nvt.")
         return self
+
+    def temperature_at_k(self, time_fs: float) -> float:
+        """The temperature asked for at a time: on a ramp straight lines between its corners, flat outside."""
+        if isinstance(self.temperature_k, list):
+            times = [point.time_ps for point in self.temperature_k]
+            return float(np.interp(time_fs / 1000.0, times, [point.temperature_k for point in self.temperature_k]))
+        return self.temperature_k
+
+    def pressure_at_gpa(self, time_fs: float) -> float:
+        """The pressure asked for at a time, as for the temperature; 0 without a barostat."""
+        pressure = self.barostat.pressure_gpa if self.barostat else 0.0
+        if isinstance(pressure, list):
+            times = [point.time_ps for point in pressure]
+            return float(np.interp(time_fs / 1000.0, times, [point.pressure_gpa for point in pressure]))
+        return pressure
 
     def resolved(self, numbers: Sequence[np.ndarray]) -> Self:
         """The parameters with every default filled in, for systems of these atomic numbers.
@@ -162,7 +274,9 @@ class MDParams(Params):
                 hint="Give one integer, or one for each structure.",
             )
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
-        thermostat = self.thermostat or (LangevinThermostat() if self.ensemble == "nvt" else None)
+        thermostat = self.thermostat or (None if self.ensemble == "nve" else LangevinThermostat())
+        barostat = self.barostat or (MTKBarostat() if self.ensemble == "npt" else None)
+        self._refuse_ramp_beyond(n_steps * timestep_fs / 1000.0)
         return self.model_copy(
             update={
                 "timestep_fs": timestep_fs,
@@ -170,8 +284,32 @@ class MDParams(Params):
                 "duration_ps": None,
                 "seed": seed,
                 "thermostat": thermostat,
+                "barostat": barostat,
                 "save_every": self.save_every or _save_every(MD_SAVE_EVERY, n_steps, len(numbers)),
             }
+        )
+
+    def _refuse_ramp_beyond(self, end_ps: float) -> None:
+        pressure = self.barostat.pressure_gpa if self.barostat else 0.0
+        for pointer, ramp in (("/temperature_k", self.temperature_k), ("/barostat/pressure_gpa", pressure)):
+            if isinstance(ramp, list) and ramp[-1].time_ps > end_ps * (1.0 + 1e-9):
+                raise InvalidParameterError(
+                    f"The ramp goes on to {ramp[-1].time_ps:g} ps, beyond the end of the run at {end_ps:g} ps.",
+                    pointer=f"{pointer}/{len(ramp) - 1}/time_ps",
+                    hint="Run for longer, or end the ramp earlier.",
+                )
+
+
+def _check_ramp(field: str, ramp: float | Sequence[TemperaturePoint] | Sequence[PressurePoint]) -> None:
+    """At least two corners, one after the other."""
+    if isinstance(ramp, float):
+        return
+    times = [point.time_ps for point in ramp]
+    if len(times) < 2 or times[0] != 0.0 or any(b <= a for a, b in pairwise(times)):
+        raise _inconsistent(
+            field,
+            "a ramp has at least two points, the first at time_ps 0, each later than the one before",
+            'As in [{"time_ps": 0, ...}, {"time_ps": 10, ...}].',
         )
 
 

@@ -104,9 +104,15 @@ class Structure:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def moved_to(self, positions_ang: np.ndarray, velocities_ang_per_fs: np.ndarray | None = None) -> Structure:
-        """The same system at other places."""
-        return replace(self, positions_ang=positions_ang, velocities_ang_per_fs=velocities_ang_per_fs)
+    def moved_to(
+        self,
+        positions_ang: np.ndarray,
+        velocities_ang_per_fs: np.ndarray | None = None,
+        cell_ang: np.ndarray | None = None,
+    ) -> Structure:
+        """The same system at other places, and in another cell if one is given."""
+        cell = self.cell_ang if cell_ang is None else cell_ang
+        return replace(self, positions_ang=positions_ang, velocities_ang_per_fs=velocities_ang_per_fs, cell_ang=cell)
 
 
 def structure_from_json(data: Mapping[str, Any], pointer: str = "") -> Structure:

@@ -14,12 +14,12 @@ from scipy import stats
 from equipot.calculator.convert import to_atoms
 from equipot.params import LangevinThermostat, MDParams
 from equipot.simulation.engine import Engine, Moving
-from equipot.simulation.langevin import Langevin
-from equipot.simulation.motion import State
-from equipot.simulation.noise import Stream, normals
+from equipot.simulation.motions.base import State
+from equipot.simulation.motions.langevin import Langevin
+from equipot.simulation.motions.noise import Stream, normals
+from equipot.simulation.motions.velocities import thermal_speeds_ang_per_fs
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.simulation.providers import AseProvider, ForceProvider
-from equipot.simulation.velocities import thermal_speeds_ang_per_fs
-from equipot.simulation.velocity_verlet import VelocityVerlet
 from equipot.structure import Structure
 from equipot.units import EV_PER_U_ANG2_PER_FS2, KB_EV_PER_K
 
@@ -147,7 +147,7 @@ def test_the_statistics_would_notice_noise_that_is_five_percent_too_strong(
     def too_strong(seed: int, stream: Stream, step: int, n_atoms: int) -> np.ndarray:
         return 1.05 * normals(seed, stream, step, n_atoms)
 
-    monkeypatch.setattr("equipot.simulation.langevin.normals", too_strong)
+    monkeypatch.setattr("equipot.simulation.motions.langevin.normals", too_strong)
     positions, speeds = oscillator_samples(forces, 2.0)
     assert p_value_of_unit_variance(positions) < 1e-6
     assert p_value_of_unit_variance(speeds) < 1e-6

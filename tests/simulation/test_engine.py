@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from equipot.models.loading import load_potential
 from equipot.params import Guard, Guards, MDParams, RelaxParams
 from equipot.simulation.engine import Engine, Moving
-from equipot.simulation.fire import Fire
-from equipot.simulation.langevin import Langevin
-from equipot.simulation.motion import Motion
+from equipot.simulation.motions.base import Motion
+from equipot.simulation.motions.fire import Fire
+from equipot.simulation.motions.langevin import Langevin
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.simulation.providers import ForceProvider, NativeProvider
-from equipot.simulation.velocity_verlet import VelocityVerlet
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from equipot.simulation.noise import Stream, noise_words, normals
+from equipot.simulation.motions.noise import Stream, noise_words, normals
 
 MASK = 2**64 - 1
 

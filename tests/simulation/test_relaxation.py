@@ -13,7 +13,7 @@ from equipot.calculator.convert import to_atoms
 from equipot.params import RelaxParams
 from equipot.simulation.api import relax
 from equipot.simulation.engine import Engine, Moving
-from equipot.simulation.fire import Fire
+from equipot.simulation.motions.fire import Fire
 from equipot.simulation.providers import AseProvider
 from equipot.simulation.verdicts import Outcome
 from equipot.structure import Structure

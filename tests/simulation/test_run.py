@@ -206,7 +206,7 @@ def test_an_integrator_that_remembers_other_things_refuses_old_checkpoints(
     with start(tmp_path / "r", forces) as run:
         run.advance(steps=3)
         run.checkpoint()
-    monkeypatch.setattr("equipot.simulation.langevin.Langevin.format_version", 2)
+    monkeypatch.setattr("equipot.simulation.motions.langevin.Langevin.format_version", 2)
     with pytest.raises(NotResumableError, match="langevin_baoab version 1"):
         Run.resume(tmp_path / "r", forces.LennardJones(), 2)
 

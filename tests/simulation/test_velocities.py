@@ -11,8 +11,8 @@ from scipy import stats
 
 from equipot.calculator.convert import to_atoms
 from equipot.params import MDParams
-from equipot.simulation.motion import Bodies
-from equipot.simulation.velocities import (
+from equipot.simulation.motions.base import Bodies
+from equipot.simulation.motions.velocities import (
     degrees_of_freedom,
     kinetic_energy_ev,
     start_velocities_ang_per_fs,

@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from equipot.params import LangevinThermostat, MDParams
-from equipot.simulation.motion import State
-from equipot.simulation.noise import Stream, normals
-from equipot.simulation.velocities import kinetic_energy_ev, thermal_speeds_ang_per_fs
-from equipot.simulation.velocity_verlet import VelocityVerlet
+from equipot.simulation.motions.base import State
+from equipot.simulation.motions.noise import Stream, normals
+from equipot.simulation.motions.velocities import kinetic_energy_ev, thermal_speeds_ang_per_fs
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.structure import Structure
 
 
@@ -27,10 +27,11 @@ class Langevin(VelocityVerlet):
 
     def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
         super().__init__(structure, params, seed)
-        thermostat = params.thermostat or LangevinThermostat()
+        thermostat = params.thermostat
+        assert isinstance(thermostat, LangevinThermostat), "the parameters must be resolved"
         kept = exp(-thermostat.friction_per_fs * self._timestep_fs)
         self._kept = kept
-        thermal = thermal_speeds_ang_per_fs(params.temperature_k, self._bodies.masses_u)
+        thermal = thermal_speeds_ang_per_fs(params.temperature_at_k(0.0), self._bodies.masses_u)
         self._kick_from_bath = sqrt(1.0 - kept * kept) * thermal * self._bodies.free  # (n_atoms, 1), Å/fs
 
     def start(self) -> State:
@@ -44,11 +45,13 @@ class Langevin(VelocityVerlet):
         noise = normals(self._seed, Stream.LANGEVIN, state.step, len(masses))
         after = self._kept * before + self._kick_from_bath * noise
         heat = kinetic_energy_ev(masses, after) - kinetic_energy_ev(masses, before)
-        return State(
+        return replace(
+            state,
             step=state.step + 1,
             positions_ang=middle + half * after,
             velocities_ang_per_fs=after,
             tensors={"heat_ev": np.float64(state.tensors["heat_ev"] + heat)},
+            evaluation=None,
         )
 
     def conserved_ev(self, state: State) -> float | None:

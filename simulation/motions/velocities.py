@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from equipot.params import MDParams
-from equipot.simulation.motion import Bodies
-from equipot.simulation.noise import Stream, normals
+from equipot.simulation.motions.base import Bodies
+from equipot.simulation.motions.noise import Stream, normals
 from equipot.structure import Structure
 from equipot.units import ANG_PER_FS2_PER_EV_PER_ANG_U, EV_PER_U_ANG2_PER_FS2, KB_EV_PER_K
 
@@ -23,7 +23,7 @@ def start_velocities_ang_per_fs(structure: Structure, bodies: Bodies, params: MD
         return np.asarray(structure.velocities_ang_per_fs * bodies.free)
     if params.velocities != "maxwell_boltzmann":
         return np.zeros((structure.n_atoms, 3))
-    thermal = thermal_speeds_ang_per_fs(params.temperature_k, bodies.masses_u)
+    thermal = thermal_speeds_ang_per_fs(params.temperature_at_k(0.0), bodies.masses_u)
     velocities: np.ndarray = thermal * normals(seed, Stream.VELOCITIES, 0, structure.n_atoms) * bodies.free
     if removes_drift(params, bodies):
         velocities = velocities - (bodies.masses_u * velocities).sum(axis=0) / bodies.masses_u.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from equipot.simulation.motion import Bodies, State, Timeless
+from equipot.simulation.motions.base import Bodies, State, Timeless
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 
@@ -20,7 +20,7 @@ class SinglePoint(Timeless):
         self._bodies = Bodies.of(structure)
 
     def start(self) -> State:
-        return State(0, self._structure.positions_ang, self._structure.velocities_ang_per_fs)
+        return State(0, self._structure.positions_ang, self._structure.cell_ang, self._structure.velocities_ang_per_fs)
 
     def move(self, state: State) -> State:
         raise AssertionError("a single point ends at step 0")

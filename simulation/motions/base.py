@@ -25,12 +25,14 @@ Tensors = Mapping[str, np.ndarray | np.float64]
 class State:
     """One system at one step.
 
-    positions_ang (n_atoms, 3); velocities_ang_per_fs (n_atoms, 3) or None in a relaxation; `tensors` are what the
-    motion itself has to remember, float64, by name. `evaluation` is None until forces at these positions are known.
+    positions_ang (n_atoms, 3); cell_ang (3, 3), the cell as it is now, or None; velocities_ang_per_fs (n_atoms, 3) or
+    None in a relaxation; `tensors` are what the motion itself has to remember, float64, by name. `evaluation` is None
+    until forces at these positions are known.
     """
 
     step: int
     positions_ang: np.ndarray
+    cell_ang: np.ndarray | None
     velocities_ang_per_fs: np.ndarray | None = None
     tensors: Tensors = field(default_factory=dict)
     evaluation: Evaluation | None = None

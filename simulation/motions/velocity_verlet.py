@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from equipot.params import MDParams
-from equipot.simulation.motion import Bodies, State, largest_force_ev_per_ang
-from equipot.simulation.velocities import (
+from equipot.simulation.motions.base import Bodies, State, largest_force_ev_per_ang
+from equipot.simulation.motions.velocities import (
     degrees_of_freedom,
     kinetic_energy_ev,
     start_velocities_ang_per_fs,
@@ -39,7 +39,7 @@ class VelocityVerlet:
 
     def start(self) -> State:
         velocities = start_velocities_ang_per_fs(self._structure, self._bodies, self._params, self._seed)
-        return State(step=0, positions_ang=self._structure.positions_ang, velocities_ang_per_fs=velocities)
+        return State(0, self._structure.positions_ang, self._structure.cell_ang, velocities)
 
     def move(self, state: State) -> State:
         assert state.velocities_ang_per_fs is not None

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from equipot.params import RelaxParams
-from equipot.simulation.motion import Bodies, State, Tensors, Timeless, dot
+from equipot.simulation.motions.base import Bodies, State, Tensors, Timeless, dot
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 
@@ -33,18 +33,18 @@ class Fire(Timeless):
     format_version: ClassVar[int] = 1
 
     def __init__(self, structure: Structure, params: RelaxParams) -> None:
-        self._start_ang = structure.positions_ang
+        self._structure = structure
         self._bodies = Bodies.of(structure)
         self._params = params
 
     def start(self) -> State:
         tensors: Tensors = {
-            "velocity": np.zeros_like(self._start_ang),
+            "velocity": np.zeros_like(self._structure.positions_ang),
             "dt": np.float64(DT_START),
             "alpha": np.float64(ALPHA_START),
             "n_downhill": np.float64(0.0),
         }
-        return State(step=0, positions_ang=self._start_ang, tensors=tensors)
+        return State(0, self._structure.positions_ang, self._structure.cell_ang, tensors=tensors)
 
     def move(self, state: State) -> State:
         forces = state.forces_ev_per_ang * self._bodies.free

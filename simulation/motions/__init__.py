@@ -1,0 +1,1 @@
+"""How a system moves: one module for each optimiser and integrator, on the common ground of `base`."""
