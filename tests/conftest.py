@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ TINY_MODELS = DATA / "potentials"
 os.environ["EQUIPOT_MODEL_PATH"] = str(TINY_MODELS)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("EQUIPOT_REDIS_URL", None)
+
+# A shell's background job ignores Ctrl-C, and so would every process the tests start from it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
