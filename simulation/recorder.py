@@ -14,7 +14,9 @@ import numpy as np
 
 from equipot.errors import ConflictError
 from equipot.simulation.checkpoint import save_checkpoint
-from equipot.simulation.trajectory import RESULTS, THERMO, Frame, SegmentWriter, attempts_begun
+from equipot.simulation.provenance import Provenance
+from equipot.simulation.segments import SegmentWriter
+from equipot.simulation.trajectory import RESULTS, THERMO, Frame, attempts_begun, read_request
 from equipot.simulation.verdicts import SystemResult
 
 
@@ -23,14 +25,17 @@ class Recorder:
 
     Frames go to the segment at once. Rows and results are kept until `commit`, which hands everything to one writer
     thread: it makes the frames last, appends rows and results, and then writes the checkpoint that vouches for them.
-    An attempt that has been superseded by a higher one stops writing.
+    An attempt that has been superseded by a higher one stops writing. Frames are rounded to `trajectory_dtype` as they
+    are written; nothing is ever computed from them, and checkpoints are float64, so a resume is exact either way.
     """
 
     def __init__(self, directory: Path, attempt: int) -> None:
         """Begin an attempt: from here on no earlier attempt writes a checkpoint. Call `go_on_from` next."""
         self._directory = directory
         self._attempt = attempt
-        self._segment = SegmentWriter(directory, attempt)
+        provenance = Provenance.of_request(read_request(directory))
+        description = {**provenance.to_json(), "attempt": attempt}
+        self._segment = SegmentWriter(directory, attempt, description, provenance.trajectory_dtype)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 

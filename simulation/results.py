@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from equipot.errors import EquipotError, error_from_problem
-from equipot.simulation.trajectory import frame_index, read_frames
+from equipot.simulation.trajectory import RunFrames
 from equipot.simulation.verdicts import Outcome
 from equipot.structure import Structure
 
@@ -78,18 +78,18 @@ class MDResult(SinglepointResult):
 
 
 class SavedTrajectory(Sequence["Atoms"]):
-    """The saved frames of one system of a run, read from its directory when they are asked for."""
+    """The saved frames of one system of a run, each read from its directory when it is asked for."""
 
     def __init__(self, directory: Path, system: int) -> None:
         self._directory = directory
         self._system = system
 
     @cached_property
-    def _n_frames(self) -> int:
-        return len(frame_index(self._directory, self._system))
+    def _frames(self) -> RunFrames:
+        return RunFrames(self._directory, self._system)
 
     def __len__(self) -> int:
-        return self._n_frames
+        return len(self._frames)
 
     @overload
     def __getitem__(self, index: int) -> Atoms: ...
@@ -97,14 +97,8 @@ class SavedTrajectory(Sequence["Atoms"]):
     def __getitem__(self, index: slice) -> list[Atoms]: ...
     def __getitem__(self, index: int | slice) -> Atoms | list[Atoms]:
         if isinstance(index, slice):
-            chosen = range(len(self))[index]
-            if chosen.step < 0:
-                return [self[i] for i in chosen]
-            frames = read_frames(self._directory, self._system, chosen.start, chosen.stop, chosen.step)
-            return [frame.to_atoms() for frame in frames]
-        place = range(len(self))[index]  # raises IndexError
-        (frame,) = read_frames(self._directory, self._system, place, place + 1)
-        return frame.to_atoms()
+            return [frame.to_atoms() for frame in self._frames[index]]
+        return self._frames[index].to_atoms()
 
 
 def final_structure(data: Mapping[str, Any]) -> Structure:

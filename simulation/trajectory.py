@@ -2,7 +2,7 @@
 
     request.json          what was asked: kind, params, structures, provider, seeds
     segments/0001.traj    frames of attempt 1 (ASE's .traj), each tagged with system, step and time in its info
-    segments/0001.jsonl   one line per frame: {frame, system, step, time_fs}
+    segments/0001.index   where each of them is (see equipot.simulation.segments)
     thermo.jsonl          rows of the time series
     results.jsonl         one line per system that has ended
     checkpoint.npz        says how much of the files above is valid
@@ -14,15 +14,19 @@ its last checkpoint is ignored, and the next attempt computes it again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from equipot.errors import ConflictError, JobNotFoundError
+from equipot.errors import JobNotFoundError
 from equipot.simulation.checkpoint import read_header
+from equipot.simulation.provenance import Provenance
+from equipot.simulation.segments import INDEX, SEGMENTS, Header, Record, SegmentReader, read_index
 from equipot.structure import Structure
 from equipot.units import ASE_TIME_FS
 
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 REQUEST = "request.json"
-SEGMENTS = "segments"
 THERMO = "thermo.jsonl"
 RESULTS = "results.jsonl"
 
@@ -51,6 +54,7 @@ class Frame:
     energy_ev: float
     forces_ev_per_ang: np.ndarray
     stress_ev_per_ang3: np.ndarray | None
+    provenance: Provenance | None = None  #: of a frame read from a run
 
     @property
     def tags(self) -> dict[str, Any]:
@@ -82,80 +86,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameRef:
-    """Where a frame is: segment file, number in it, and what it shows."""
+    """Where a frame is: segment file, place in it, and what it shows."""
 
     segment: str
-    frame: int
+    offset: int
     system: int
     step: int
     time_fs: float | None
-
-
-class SegmentWriter:
-    """Appends frames to the segment of one attempt. Raises ConflictError if this attempt has been begun before.
-
-    The records are those of ASE's TrajectoryWriter, written without the comparisons it makes for each property.
-    """
-
-    def __init__(self, directory: Path, attempt: int) -> None:
-        from ase.io.ulm import Writer
-
-        folder = directory / SEGMENTS
-        folder.mkdir(exist_ok=True)
-        self.name = f"{attempt:04d}"
-        self.path = folder / f"{self.name}.traj"
-        self.index_path = folder / f"{self.name}.jsonl"
-        try:
-            self.path.open("xb").close()  # only one process can be this attempt
-        except FileExistsError:
-            raise ConflictError(
-                f"Attempt {attempt} of {directory.name} has been begun by another process.",
-                hint="Resume with a higher attempt number.",
-            ) from None
-        self.n_frames = 0
-        self._system_in_head: int | None = None
-        self._ulm = Writer(self.path, "w", "ASE-Trajectory")
-        self._index = self.index_path.open("w", encoding="utf-8")
-
-    def write(self, frame: Frame) -> None:
-        """Append a frame and hand it to the operating system."""
-        structure, ulm = frame.structure, self._ulm
-        if frame.system != self._system_in_head:  # a frame without a header has that of the file's first frame
-            self._write_header(frame)
-        cell = np.zeros((3, 3)) if structure.cell_ang is None else structure.cell_ang
-        ulm.write(positions=structure.positions_ang, cell=cell.tolist(), info=frame.tags)
-        if frame.momenta is not None:
-            ulm.write(momenta=frame.momenta)
-        numbers = ulm.child("calculator")
-        numbers.write(name="unknown", energy=frame.energy_ev, forces=frame.forces_ev_per_ang)
-        if frame.stress_ev_per_ang3 is not None:
-            numbers.write(stress=frame.stress_ev_per_ang3.tolist())
-        ulm.sync()
-        line = {"frame": self.n_frames, "system": frame.system, "step": frame.step, "time_fs": frame.time_fs}
-        self._index.write(json.dumps(line) + "\n")
-        self.n_frames += 1
-
-    def flush(self) -> None:
-        self._index.flush()
-
-    def close(self) -> None:
-        self._ulm.close()
-        self._index.close()
-
-    def _write_header(self, frame: Frame) -> None:
-        from ase import __version__ as ase_version
-        from ase.constraints import FixAtoms
-        from ase.io.jsonio import encode
-
-        structure = frame.structure
-        if self.n_frames == 0:
-            self._ulm.write(version=1, ase_version=ase_version)
-            self._system_in_head = frame.system
-        self._ulm.write(pbc=list(structure.pbc), numbers=structure.numbers)
-        if structure.fixed_atoms:
-            self._ulm.write(constraints=encode([FixAtoms(list(structure.fixed_atoms))]))
-        if structure.masses_u is not None:
-            self._ulm.write(masses=structure.masses_u)
 
 
 def attempts_begun(directory: Path) -> list[int]:
@@ -174,17 +111,94 @@ def read_request(directory: Path) -> dict[str, Any]:
     return request
 
 
+class RunFrames(Sequence[Frame]):
+    """The frames of a run that could be read when it was opened, oldest first, of one system or of all.
+
+    Opening reads the index, 32 bytes for each frame; `self[k]` reads frame k and nothing of the others. Made in one
+    thread, it must be used there. Raises DamagedDataError for frames whose file is cut off.
+    """
+
+    def __init__(self, directory: Path, system: int | None = None) -> None:
+        self._directory = Path(directory)
+        self._provenance: Provenance | None = None
+        self._reader: tuple[str, SegmentReader] | None = None
+        header = read_header(self._directory)
+        self._segments: list[str] = []
+        parts = []
+        for number, segment in enumerate(header["segments"] if header else ()):
+            self._segments.append(segment["name"])
+            index = read_index(self._directory, segment["name"], segment["n_frames"])
+            part = np.zeros(len(index), [*INDEX.descr, ("segment", "<i4"), ("first_offset", "<i8")])
+            for name in INDEX.names or ():
+                part[name] = index[name]
+            part["segment"], part["first_offset"] = number, index["offset"][:1].sum()
+            parts.append(part if system is None else part[part["system"] == system])
+        self._index = np.concatenate(parts) if parts else np.zeros(0, INDEX)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def refs(self) -> list[FrameRef]:
+        """Where each frame is."""
+        return [self._ref(entry) for entry in self._index]
+
+    @property
+    def systems(self) -> list[int]:
+        """The systems that have frames."""
+        return [int(system) for system in np.unique(self._index["system"])] if len(self) else []
+
+    def of_system(self, system: int) -> RunFrames:
+        """The frames of one system only."""
+        chosen = copy(self)
+        chosen._index = self._index[self._index["system"] == system] if len(self) else self._index
+        return chosen
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the numbers come from."""
+        if self._provenance is None:
+            self._provenance = Provenance.of_request(read_request(self._directory))
+        return self._provenance
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Frame]: ...
+    def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        entry = self._index[range(len(self))[index]]  # raises IndexError, and an index is not a float
+        return _frame(*self.record(index), self._ref(entry), self.provenance)
+
+    def record(self, index: int) -> tuple[Record, Header]:
+        """A frame as it is in the file, whose arrays are read when they are asked for."""
+        entry = self._index[index]
+        name = self._segments[entry["segment"]]
+        if self._reader is None or self._reader[0] != name:
+            path = self._directory / SEGMENTS / f"{name}.traj"
+            self._reader = name, SegmentReader(path, int(entry["first_offset"]))
+        reader = self._reader[1]
+        record = reader.record(int(entry["offset"]))
+        return record, reader.header(int(entry["system"]), record)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[i] for i in range(len(self)))
+
+    def _ref(self, entry: np.ndarray) -> FrameRef:
+        time_fs = float(entry["time_fs"])
+        return FrameRef(
+            self._segments[entry["segment"]],
+            int(entry["offset"]),
+            int(entry["system"]),
+            int(entry["step"]),
+            None if isnan(time_fs) else time_fs,
+        )
+
+
 def frame_index(directory: Path, system: int | None = None) -> list[FrameRef]:
     """Every frame that can be read now, oldest first, of one system or of all."""
-    header = read_header(Path(directory))
-    found = []
-    for segment in header["segments"] if header else ():
-        with (Path(directory) / SEGMENTS / f"{segment['name']}.jsonl").open(encoding="utf-8") as lines:
-            for _, line in zip(range(segment["n_frames"]), lines, strict=False):
-                entry = json.loads(line)
-                if system is None or entry["system"] == system:
-                    found.append(FrameRef(segment["name"], **entry))
-    return found
+    return RunFrames(directory, system).refs
 
 
 def read_frames(
@@ -194,19 +208,9 @@ def read_frames(
 
     start, stop and stride count the frames of the selection, like a slice.
     """
-    from ase.io.trajectory import TrajectoryReader
-
-    name, reader = "", None
-    try:
-        for ref in frame_index(directory, system)[start:stop:stride]:
-            if reader is None or ref.segment != name:
-                if reader is not None:
-                    reader.close()
-                name, reader = ref.segment, TrajectoryReader(Path(directory) / SEGMENTS / f"{ref.segment}.traj")
-            yield _frame(reader[ref.frame], ref)
-    finally:
-        if reader is not None:
-            reader.close()
+    frames = RunFrames(directory, system)
+    for i in range(len(frames))[start:stop:stride]:
+        yield frames[i]
 
 
 def read_thermo(directory: Path, system: int | None = None) -> Iterator[dict[str, Any]]:
@@ -234,24 +238,26 @@ def _valid_lines(directory: Path, name: str, length: str) -> Iterator[dict[str, 
                 yield json.loads(line)
 
 
-def _frame(atoms: Atoms, ref: FrameRef) -> Frame:
+def _frame(record: Record, header: Header, ref: FrameRef, provenance: Provenance) -> Frame:
+    momenta, cell, results = record.get("momenta"), np.array(record.get("cell")), record.results
     structure = Structure(
-        numbers=atoms.numbers,
-        positions_ang=atoms.positions,
-        cell_ang=atoms.cell.array if atoms.cell.rank else None,
-        pbc=(bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
-        velocities_ang_per_fs=atoms.get_velocities() / ASE_TIME_FS if atoms.has("momenta") else None,
-        masses_u=atoms.get_masses() if atoms.has("masses") else None,
-        fixed_atoms=tuple(int(i) for constraint in atoms.constraints for i in constraint.index),
+        numbers=header.numbers,
+        positions_ang=record.get("positions"),
+        cell_ang=cell if cell.any() else None,
+        pbc=header.pbc,
+        velocities_ang_per_fs=None if momenta is None else momenta / header.weights_u[:, None] / ASE_TIME_FS,
+        masses_u=header.masses_u,
+        fixed_atoms=header.fixed_atoms,
     )
-    results = atoms.calc.results
+    stress = results.get("stress")
     return Frame(
         system=ref.system,
         step=ref.step,
         time_fs=ref.time_fs,
         structure=structure,
-        momenta=atoms.arrays.get("momenta"),
-        energy_ev=float(results["energy"]),
-        forces_ev_per_ang=results["forces"],
-        stress_ev_per_ang3=None if results.get("stress") is None else np.array(results["stress"]),
+        momenta=momenta,
+        energy_ev=float(results.get("energy")),
+        forces_ev_per_ang=results.get("forces"),
+        stress_ev_per_ang3=None if stress is None else np.array(stress),
+        provenance=provenance,
     )

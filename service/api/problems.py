@@ -38,6 +38,7 @@ STATUS: dict[str, int] = {
     "method-not-allowed": 405,
     "conflict": 409,
     "not-resumable": 409,
+    "damaged-data": 500,
     "idempotency-key-in-use": 409,
     "idempotency-key-reused": 422,
     "queue-full": 503,
@@ -64,7 +65,7 @@ MEANING: dict[str, str] = {
     "unsupported-element": "The potential was not trained on an element of the structure. `/v1/models` lists what "
     "each one knows.",
     "unsupported-format": "The file or export format is not known. Uploads: extxyz, xyz, cif, vasp (poscar), pdb, "
-    "sdf, mol. Trajectories: extxyz, traj, npz, jsonl.",
+    "sdf, mol. Trajectories: extxyz, jsonl, traj, npz, h5md.",
     "payload-too-large": "The request is larger than `/v1/limits` says. Upload files one by one to `/v1/structures` "
     "and refer to them by `structure_id`.",
     "system-too-large": "A structure has more atoms than `/v1/limits` allows. Submit a smaller cell or cluster.",
@@ -74,6 +75,8 @@ MEANING: dict[str, str] = {
     "method-not-allowed": "The address exists but does not take this method; the `Allow` header says which it takes.",
     "conflict": "The job is in a state that does not allow this. Look at its `state` and try what fits.",
     "not-resumable": "The job cannot go on: it has nothing left to do, or never reached a checkpoint.",
+    "damaged-data": "A file of the job on the server is cut off or overwritten. What is whole can still be had: choose "
+    "frames with `start` and `stop`.",
     "idempotency-key-in-use": "Another request with the same Idempotency-Key is being handled. Send it again shortly.",
     "idempotency-key-reused": "The Idempotency-Key was used before with a different body. Use a new key for a new job.",
     "queue-full": "The queue has reached its limit. Nothing was queued; try again after `Retry-After` seconds.",

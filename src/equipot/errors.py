@@ -15,6 +15,7 @@
     │   ├── JobNotFoundError         job-not-found
     │   ├── ConflictError            conflict
     │   ├── NotResumableError        not-resumable
+    │   ├── DamagedDataError         damaged-data
     │   ├── IdempotencyKeyInUseError idempotency-key-in-use
     │   ├── IdempotencyKeyReusedError idempotency-key-reused
     │   ├── QueueFullError           queue-full
@@ -148,6 +149,11 @@ class ConflictError(JobError):
 class NotResumableError(JobError):
     code = "not-resumable"
     title = "The job cannot be resumed"
+
+
+class DamagedDataError(JobError):
+    code = "damaged-data"
+    title = "A file of the run is damaged"
 
 
 class IdempotencyKeyInUseError(JobError):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from equipot.simulation.checkpoint import read_header
+from equipot.simulation.segments import INDEX
 from equipot.simulation.trajectory import frame_index, read_frames, read_results, read_thermo
 
 SCRIPT = Path(__file__).parent / "killable.py"
@@ -116,8 +117,8 @@ def test_a_signal_ends_run_md_at_a_checkpoint_of_the_step_it_was_in(number: sign
     header = read_header(tmp_path / "run")
     assert header is not None
     assert not header["complete"]
-    written = (tmp_path / "run" / "segments" / "0001.jsonl").read_text().splitlines()
-    assert header["segments"][0]["n_frames"] == len(written)
+    written = (tmp_path / "run" / "segments" / "0001.index").stat().st_size / INDEX.itemsize
+    assert header["segments"][0]["n_frames"] == written
     assert np.unique([entry["step"] for entry in header["systems"]]).size == 1
 
 

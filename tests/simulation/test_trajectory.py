@@ -19,7 +19,8 @@ from equipot.params import MDParams, RelaxParams
 from equipot.simulation.exports import export, export_text
 from equipot.simulation.providers import AseProvider
 from equipot.simulation.run import Run
-from equipot.simulation.trajectory import SegmentWriter, frame_index, read_frames, read_thermo
+from equipot.simulation.segments import SegmentWriter
+from equipot.simulation.trajectory import frame_index, read_frames, read_thermo
 from equipot.structure import Structure, structure_from_json
 
 same: Any = np.array_equal  # of values that may be None too
