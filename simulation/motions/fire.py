@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 
-from equipot.params import RelaxParams
-from equipot.simulation.motions.base import Bodies, State, Tensors, Timeless, dot
-from equipot.simulation.verdicts import Outcome, Verdict
-from equipot.structure import Structure
+from equipot.simulation.motions.base import State, Tensors, dot
+from equipot.simulation.motions.descent import Descent
 
 # The values of ASE's FIRE, so that steps and minima are the same.
 DT_START = 0.1
@@ -23,31 +20,24 @@ ALPHA_START = 0.1
 F_ALPHA = 0.99
 
 
-class Fire(Timeless):
+class Fire(Descent):
     """FIRE as ASE has it: unit masses, Euler steps, and a bound on the norm of the whole system's step.
 
-    Tensors: velocity (n_atoms, 3); dt; alpha; n_downhill, steps since the power was last not positive.
+    Tensors: velocity (n_rows, 3); dt; alpha; n_downhill, steps since the power was last not positive.
     """
 
     name: ClassVar[str] = "fire"
     format_version: ClassVar[int] = 1
 
-    def __init__(self, structure: Structure, params: RelaxParams) -> None:
-        self._structure = structure
-        self._bodies = Bodies.of(structure)
-        self._params = params
-
-    def start(self) -> State:
-        tensors: Tensors = {
-            "velocity": np.zeros_like(self._structure.positions_ang),
+    def _first_tensors(self, n_rows: int) -> Tensors:
+        return {
+            "velocity": np.zeros((n_rows, 3)),
             "dt": np.float64(DT_START),
             "alpha": np.float64(ALPHA_START),
             "n_downhill": np.float64(0.0),
         }
-        return State(0, self._structure.positions_ang, self._structure.cell_ang, tensors=tensors)
 
-    def move(self, state: State) -> State:
-        forces = state.forces_ev_per_ang * self._bodies.free
+    def _step(self, state: State, places: np.ndarray, forces: np.ndarray) -> tuple[np.ndarray, Tensors]:
         velocity, dt = np.asarray(state.tensors["velocity"]), float(state.tensors["dt"])
         alpha, n_downhill = float(state.tensors["alpha"]), float(state.tensors["n_downhill"])
         power = dot(forces, velocity)
@@ -61,31 +51,13 @@ class Fire(Timeless):
         elif state.step > 0:  # at the first step there is no velocity yet, which is no sign of going uphill
             velocity, alpha, dt, n_downhill = np.zeros_like(velocity), ALPHA_START, dt * F_DEC, 0.0
         velocity = velocity + dt * forces
-        displacement = dt * velocity
-        length = sqrt(dot(displacement, displacement))
+        step = dt * velocity
+        length = sqrt(dot(step, step))
         if length > self._params.max_step_ang:
-            displacement = self._params.max_step_ang * displacement / length
-        tensors: Tensors = {
+            step = self._params.max_step_ang * step / length
+        return step, {
             "velocity": velocity,
             "dt": np.float64(dt),
             "alpha": np.float64(alpha),
             "n_downhill": np.float64(n_downhill),
         }
-        return replace(
-            state,
-            step=state.step + 1,
-            positions_ang=state.positions_ang + displacement,
-            tensors=tensors,
-            evaluation=None,
-        )
-
-    def settle(self, moved: State) -> State:
-        return moved
-
-    def verdict(self, state: State) -> Verdict | None:
-        fmax = self.fmax_ev_per_ang(state)
-        limit = self._params.fmax_ev_per_ang
-        criterion = f"largest force on a free atom < {limit:g} eV/Å"
-        if fmax < limit:
-            return Verdict(Outcome.CONVERGED, criterion)
-        return Verdict(Outcome.MAX_STEPS, criterion) if state.step >= self._params.max_steps else None
