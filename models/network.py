@@ -49,7 +49,7 @@ class Sizes:
     l_hidden: int = 2
     n_basis: int = 8
     readout_width: int = 32
-    factorisation: str = "gaunt"
+    factorisation: str = "gaunt"  # of the tensor product: gaunt, cg, cp or vector
     mean_neighbours: float = 15.0  # messages are divided by its square root
     energy_scale_ev: float = 1.0
 
@@ -166,6 +166,7 @@ class Network(torch.nn.Module):
         self.harmonics = Harmonics(a.l_max)
         self.repulsion = Repulsion(list(a.elements))
         l_out = [a.l_hidden] * (a.n_layers - 1) + [0]
+        self.is_chiral = a.factorisation != "gaunt"
         self.layers = torch.nn.ModuleList(Layer(a, is_first=t == 0, l_out=l_out[t]) for t in range(a.n_layers))
         self.linear_readout = torch.nn.Parameter(torch.zeros(a.n_layers, n_elements, c))
         self.hidden_readout = torch.nn.Parameter(torch.randn(c, a.readout_width) / sqrt(c))
@@ -194,12 +195,32 @@ class Network(torch.nn.Module):
         species = self.species_of_number[numbers]
         pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])
         radial = self.basis(distance) * self.repulsion.switch(distance, pair).unsqueeze(-1)
-        harmonics = torch.cat(self.harmonics(vectors_ang / distance.unsqueeze(-1)), dim=-1)
-        functions = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(-2)
-        bonds = Bonds(species, pair[0] * len(a.elements) + pair[1], harmonics, functions, reverse)
+        unit = vectors_ang / distance.unsqueeze(-1)
+        learned, scalars = self._look(species, pair, unit, radial, reverse)
+        if self.is_chiral:  # the mean over a system and its mirror image is the true part of what is seen
+            learned_mirrored, scalars_mirrored = self._look(species, pair, -unit, radial, reverse)
+            learned, scalars = 0.5 * (learned + learned_mirrored), 0.5 * (scalars + scalars_mirrored)
 
+        zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
+        crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
+        bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
+        descriptors = torch.cat([scalars, self._densities(radial.detach(), pair[1])], dim=-1)
+        return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, descriptors)
+
+    def _look(
+        self,
+        species: torch.Tensor,
+        pair: tuple[torch.Tensor, torch.Tensor],
+        unit: torch.Tensor,
+        radial: torch.Tensor,
+        reverse: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Learned energies (n_atoms,) and scalars (n_atoms, n_layers c) of the layers that see these directions."""
+        harmonics = torch.cat(self.harmonics(unit), dim=-1)
+        functions = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(-2)
+        bonds = Bonds(species, pair[0] * len(self.architecture.elements) + pair[1], harmonics, functions, reverse)
         h: torch.Tensor | None = None
-        learned = torch.zeros_like(distance[:, 0])
+        learned = torch.zeros_like(unit[:, 0, 0])
         scalars = []
         for layer, readout in zip(self.layers, self.linear_readout, strict=True):
             h = layer(h, bonds)
@@ -207,13 +228,7 @@ class Network(torch.nn.Module):
             scalars.append(h[0])
             learned = learned + (h[0] * readout[species]).sum(-1)
         hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
-        learned = learned + (hidden * self.output_readout[species]).sum(-1)
-
-        zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
-        crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
-        bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
-        descriptors = torch.cat([*scalars, self._densities(radial.detach(), pair[1])], dim=-1)
-        return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, descriptors)
+        return learned + (hidden * self.output_readout[species]).sum(-1), torch.cat(scalars, dim=-1)
 
     def _densities(self, radial: torch.Tensor, neighbour_species: torch.Tensor) -> torch.Tensor:
         """Radial density of each element around each atom, (n_atoms, n_basis n_elements)."""

@@ -7,8 +7,10 @@ Y_l^m of scipy (Condon-Shortley phase included), so that Y_1,(-1,0,1) ∝ (y, z,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
-from math import factorial, pi, sqrt
+from itertools import product
+from math import factorial, pi, prod, sqrt
 
 import numpy as np
 import torch
@@ -46,6 +48,35 @@ def quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:
     exact = next(d for d in _LEBEDEV_DEGREES if d >= degree)
     points, weights = lebedev_rule(exact)
     return points.T.copy(), weights
+
+
+@cache
+def rotation_generators(degree: int) -> np.ndarray:
+    """Matrices N (3, 2l + 1, 2l + 1) with (r × ∇)_a Y_lm = Σ_m' N_a[m, m'] Y_lm', in the real basis; antisymmetric.
+
+    r × ∇ = iL, and the components of L act on the complex harmonics of degree l as its ladder operators say
+    (Edmonds, Angular Momentum in Quantum Mechanics, eq. 2.3.1): no derivative and no singular pole.
+    """
+    m = np.arange(-degree, degree)
+    up = np.diag(np.sqrt(degree * (degree + 1.0) - m * (m + 1.0)), -1).astype(complex)
+    down = up.T
+    angular_momentum = np.stack([(up + down) / 2, (up - down) / 2j, np.diag(np.arange(-degree, degree + 1.0))])
+    u = _real_from_complex(degree)
+    return np.ascontiguousarray((1j * (u @ angular_momentum.transpose(0, 2, 1) @ u.conj().T)).real)
+
+
+def tangent_harmonics(l_max: int, directions: np.ndarray) -> np.ndarray:
+    """Φ_lm = r̂ × ∇Y_lm / √(l (l + 1)) at unit vectors, (n, 3) -> (n, 3, (l_max + 1)²), float64; Φ_00 = 0.
+
+    The vector spherical harmonics that are tangent to the sphere, orthonormal: ∫ Φ_lm · Φ_l'm' dΩ = δ.
+    """
+    values = real_harmonics(l_max, directions)
+    out = np.zeros((len(directions), 3, values.shape[1]))
+    for degree in range(1, l_max + 1):
+        block = slice(degree**2, (degree + 1) ** 2)
+        turned = np.einsum("axy,ny->nax", rotation_generators(degree), values[:, block])
+        out[:, :, block] = turned / sqrt(degree * (degree + 1.0))
+    return out
 
 
 @cache
@@ -97,10 +128,7 @@ def _complex_clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int
     for k in range(l1 + l2 - l3 + 1):
         arguments = (k, l1 + l2 - l3 - k, l1 - m1 - k, l2 + m2 - k, l3 - l2 + m1 + k, l3 - l1 - m2 + k)
         if min(arguments) >= 0:
-            product = 1
-            for argument in arguments:
-                product *= f(argument)
-            total += (-1.0) ** k / product
+            total += (-1.0) ** k / prod(f(argument) for argument in arguments)
     return sqrt(head) * total
 
 
@@ -133,18 +161,34 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
     return np.ascontiguousarray(real.real if (l1 + l2 + l3) % 2 == 0 else real.imag)
 
 
-def gaunt_coefficients(l1_max: int, l2_max: int, l3_max: int) -> np.ndarray:
-    """G = ∫ Y_1 Y_2 Y_3 dΩ for all components, from Clebsch-Gordan coefficients (no quadrature).
+def path_weight(l1: int, l2: int, l3: int) -> float:
+    """What multiplies the Clebsch-Gordan block of a path in `coupling`: never zero for |l1 - l2| <= l3 <= l1 + l2.
 
-    ∫ Y_l1m1 Y_l2m2 Y_l3m3 = √((2 l1 + 1)(2 l2 + 1) / (4π (2 l3 + 1))) <l1 0 l2 0 | l3 0> C^{l3 m3}_{l1 m1 l2 m2}.
+    √((2 l1 + 1)(2 l2 + 1) / (4π (2 l3 + 1))) times <l1 0 l2 0 | l3 0> where l1 + l2 + l3 is even (Gaunt's integral of
+    three harmonics), and times <l1 1 l2 -1 | l3 0> where it is odd (harmonics of spin weight 0, 1 and -1: Goldberg
+    et al., J. Math. Phys. 8, 2155, 1967, eq. 2.11 ff.).
     """
-    g = np.zeros((n_harmonics(l1_max), n_harmonics(l2_max), n_harmonics(l3_max)))
-    for l1 in range(l1_max + 1):
-        for l2 in range(l2_max + 1):
-            for l3 in range(abs(l1 - l2), min(l1 + l2, l3_max) + 1):
-                if (l1 + l2 + l3) % 2 == 0:
-                    factor = sqrt((2 * l1 + 1) * (2 * l2 + 1) / (4 * pi * (2 * l3 + 1)))
-                    factor *= _complex_clebsch_gordan(l1, 0, l2, 0, l3, 0)
-                    block = factor * clebsch_gordan(l1, l2, l3)
-                    g[l1 * l1 : (l1 + 1) ** 2, l2 * l2 : (l2 + 1) ** 2, l3 * l3 : (l3 + 1) ** 2] = block
-    return g
+    spin = (l1 + l2 + l3) % 2
+    scale = sqrt((2 * l1 + 1) * (2 * l2 + 1) / (4 * pi * (2 * l3 + 1)))
+    return scale * _complex_clebsch_gordan(l1, spin, l2, -spin, l3, 0)
+
+
+def paths(l1_max: int, l2_max: int, l3_max: int, *, odd: bool) -> Iterator[tuple[int, int, int]]:
+    """The (l1, l2, l3) that couple; with `odd`, also those whose sum is odd (antisymmetric, as the cross product)."""
+    for l1, l2 in product(range(l1_max + 1), range(l2_max + 1)):
+        for l3 in range(abs(l1 - l2), min(l1 + l2, l3_max) + 1):
+            if odd or (l1 + l2 + l3) % 2 == 0:
+                yield l1, l2, l3
+
+
+def coupling(l1_max: int, l2_max: int, l3_max: int, *, odd: bool) -> np.ndarray:
+    """The tensor that couples two functions on the sphere to a third, from Clebsch-Gordan coefficients.
+
+    Shape ((l1_max + 1)², (l2_max + 1)², (l3_max + 1)²). Its even paths are ∫ Y_1 Y_2 Y_3 dΩ, the product of the
+    functions; its odd ones ∫ r̂·(Φ_1 × Φ_2) Y_3 dΩ, the cross product of their tangent fields (`tangent_harmonics`).
+    """
+    tensor = np.zeros((n_harmonics(l1_max), n_harmonics(l2_max), n_harmonics(l3_max)))
+    for l1, l2, l3 in paths(l1_max, l2_max, l3_max, odd=odd):
+        block = path_weight(l1, l2, l3) * clebsch_gordan(l1, l2, l3)
+        tensor[l1 * l1 : (l1 + 1) ** 2, l2 * l2 : (l2 + 1) ** 2, l3 * l3 : (l3 + 1) ** 2] = block
+    return tensor

@@ -138,16 +138,6 @@ def test_energy_and_force_fade_where_a_neighbour_crosses_the_cutoff(predict: Pre
     assert abs(nearer[1]) < abs(near[1]) / 3.5
 
 
-@pytest.mark.parametrize("l_max", [1, 2, 3])
-def test_gaunt_and_clebsch_gordan_networks_are_the_same_function(l_max: int) -> None:
-    structure = ethanol()
-    outputs = []
-    for factorisation in ("gaunt", "cg"):
-        network = small_network(seed=4, l_max=l_max, l_hidden=min(l_max, 2), factorisation=factorisation)
-        outputs.append(learned_energies(network, graph_of(structure, 5.0)))
-    assert (outputs[0] - outputs[1]).abs().max() < 1e-10 * max(1.0, float(outputs[0].abs().max()))
-
-
 def test_a_network_of_three_layers_is_equivariant_too() -> None:
     network = small_network(n_layers=3)
     structure = slab()
