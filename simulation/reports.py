@@ -39,6 +39,7 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
     """The result of a system that has ended, from its last good state."""
     state, evaluation, motion = system.state, system.state.evaluation, system.motion
     has = evaluation is not None
+    observed = motion.observables(state) if has else {}
     return replace(
         _without_numbers(system.idx, verdict, request),
         n_steps=state.step,
@@ -49,6 +50,8 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         stress_ev_per_ang3=_listed(evaluation.stress_ev_per_ang3) if evaluation else None,
         fmax_ev_per_ang=motion.fmax_ev_per_ang(state) if has else None,
         temperature_k=motion.temperature_k(state),
+        volume_ang3=observed.get("volume_ang3"),
+        pressure_gpa=observed.get("pressure_gpa"),
         domain_distance=system.watch.domain_distance,
         structure=system.structure.moved_to(state.positions_ang, state.velocities_ang_per_fs, state.cell_ang).to_json(),
         warnings=[*request.start_warnings(system.idx), *_watch_warnings(system.watch), *_resume_warnings(differences)],

@@ -73,6 +73,8 @@ class MDResult(SinglepointResult):
 
     time_fs: float | None
     temperature_k: float | None
+    volume_ang3: float | None = None
+    pressure_gpa: float | None = None
     seed: int | None
     trajectory: Sequence[Atoms]
 

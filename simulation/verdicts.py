@@ -75,6 +75,8 @@ class SystemResult:
     temperature_k: float | None
     domain_distance: float | None  #: the largest seen; above 1 is outside the training domain
     structure: dict[str, Any] | None
+    volume_ang3: float | None = None  #: of a fully periodic system in a dynamics
+    pressure_gpa: float | None = None  #: kinetic and virial, if the model gives the stress
     seed: int | None = None
     warnings: list[str] = field(default_factory=list)
     model: str | None = None

@@ -19,20 +19,19 @@ from equipot.structure import Structure
 class Langevin(VelocityVerlet):
     """Constant temperature: half a kick (B), half a drift (A), friction and noise (O), A, and B with the new forces.
 
-    Tensors: heat_ev, what the bath has put in since step 0. Conserved is the total energy less this heat.
+    On a ramp the noise has the temperature of the middle of the step. Tensors: heat_ev, what the bath has put in
+    since step 0. Conserved, on a ramp too, is the total energy less this heat.
     """
 
     name: ClassVar[str] = "langevin_baoab"
     format_version: ClassVar[int] = 1
+    keeps_momentum: ClassVar[bool] = False
 
     def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
         super().__init__(structure, params, seed)
         thermostat = params.thermostat
         assert isinstance(thermostat, LangevinThermostat), "the parameters must be resolved"
-        kept = exp(-thermostat.friction_per_fs * self._timestep_fs)
-        self._kept = kept
-        thermal = thermal_speeds_ang_per_fs(params.temperature_at_k(0.0), self._bodies.masses_u)
-        self._kick_from_bath = sqrt(1.0 - kept * kept) * thermal * self._bodies.free  # (n_atoms, 1), Å/fs
+        self._friction = Friction(thermostat.friction_per_fs, self._timestep_fs)
 
     def start(self) -> State:
         return replace(super().start(), tensors={"heat_ev": np.float64(0.0)})
@@ -42,8 +41,9 @@ class Langevin(VelocityVerlet):
         masses, half = self._bodies.masses_u, 0.5 * self._timestep_fs
         before = state.velocities_ang_per_fs + self._half_kick * state.forces_ev_per_ang
         middle = state.positions_ang + half * before
+        thermal = thermal_speeds_ang_per_fs(self._target_k(state.step + 0.5), masses)
         noise = normals(self._seed, Stream.LANGEVIN, state.step, len(masses))
-        after = self._kept * before + self._kick_from_bath * noise
+        after = self._friction.kept * before + self._friction.drawn * thermal * self._bodies.free * noise
         heat = kinetic_energy_ev(masses, after) - kinetic_energy_ev(masses, before)
         return replace(
             state,
@@ -58,3 +58,11 @@ class Langevin(VelocityVerlet):
         total = super().conserved_ev(state)
         assert total is not None
         return total - float(state.tensors["heat_ev"])
+
+
+class Friction:
+    """The exact solution of friction and noise over a time: a velocity keeps `kept` and gets `drawn` thermal ones."""
+
+    def __init__(self, friction_per_fs: float, time_fs: float) -> None:
+        self.kept = exp(-friction_per_fs * time_fs)
+        self.drawn = sqrt(1.0 - self.kept * self.kept)

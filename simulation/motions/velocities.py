@@ -11,6 +11,7 @@ from equipot.structure import Structure
 from equipot.units import ANG_PER_FS2_PER_EV_PER_ANG_U, EV_PER_U_ANG2_PER_FS2, KB_EV_PER_K
 
 SMALLEST_MOMENT_RATIO = 1e-9  # a principal moment of inertia below this share of the largest is that of a line
+SMALLEST_SHARE = 1e-6  # a drift with less than this share of the energy of one atom's motion is none
 
 
 def start_velocities_ang_per_fs(structure: Structure, bodies: Bodies, params: MDParams, seed: int) -> np.ndarray:
@@ -50,25 +51,30 @@ def removes_rotation(params: MDParams, bodies: Bodies) -> bool:
 
 def without_rotation(velocities: np.ndarray, positions_ang: np.ndarray, masses_u: np.ndarray) -> np.ndarray:
     """The velocities (n_atoms, 3) less a rigid rotation, so that the angular momentum about the centre is zero."""
-    arm, inertia = _arms_and_inertia(positions_ang, masses_u)
-    momentum = np.cross(arm, masses_u * velocities).sum(axis=0)
-    omega = np.linalg.pinv(inertia, rcond=SMALLEST_MOMENT_RATIO, hermitian=True) @ momentum
-    return np.asarray(velocities - np.cross(omega, arm))
+    return np.asarray(velocities - _rigid_rotation(velocities, positions_ang, masses_u)[0])
 
 
-def degrees_of_freedom(params: MDParams, bodies: Bodies, positions_ang: np.ndarray) -> int:
-    """How many there are for the temperature to be shared among.
+def degrees_of_freedom(
+    bodies: Bodies, positions_ang: np.ndarray, velocities_ang_per_fs: np.ndarray, keeps_momentum: bool
+) -> int:
+    """How many there are for the temperature to be shared among, of a system that starts like this.
 
-    Three for each free atom. In nve, what was taken out of the start velocities stays out (three for the drift, up
-    to three for the rotation); a Langevin thermostat puts it back.
+    Three for each free atom. In a dynamics that keeps momentum, what is not there at the start never comes: three less
+    without a drift, and up to three less without a rotation if the system is not periodic. Fixed atoms hold a system,
+    and a Langevin thermostat pushes each atom on its own: then nothing is kept.
     """
     count = 3 * bodies.n_free
-    if params.ensemble == "nve" and removes_drift(params, bodies):
+    if not keeps_momentum or not bodies.all_free:
+        return count
+    masses, velocities = bodies.masses_u, velocities_ang_per_fs
+    little = SMALLEST_SHARE * kinetic_energy_ev(masses, velocities) / len(masses)
+    drift = (masses * velocities).sum(axis=0) / masses.sum()
+    if kinetic_energy_ev(masses, np.broadcast_to(drift, velocities.shape)) <= little:
         count -= 3
-    if params.ensemble == "nve" and removes_rotation(params, bodies):
-        moments = np.linalg.eigvalsh(_arms_and_inertia(positions_ang, bodies.masses_u)[1])
-        count -= int((moments > SMALLEST_MOMENT_RATIO * moments.max()).sum())
-    return max(count, 0)
+    if not bodies.is_periodic:
+        rotation, n_axes = _rigid_rotation(velocities, positions_ang, masses)
+        count -= n_axes if kinetic_energy_ev(masses, rotation) <= little else 0
+    return count
 
 
 def kinetic_energy_ev(masses_u: np.ndarray, velocities_ang_per_fs: np.ndarray) -> float:
@@ -82,9 +88,12 @@ def temperature_k(kinetic_ev: float, n_degrees: int) -> float:
     return 2.0 * kinetic_ev / (n_degrees * KB_EV_PER_K) if n_degrees else 0.0
 
 
-def _arms_and_inertia(positions_ang: np.ndarray, masses_u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions about the centre of mass (n_atoms, 3), and the tensor of inertia (3, 3), u Å²."""
+def _rigid_rotation(velocities: np.ndarray, positions_ang: np.ndarray, masses_u: np.ndarray) -> tuple[np.ndarray, int]:
+    """The rigid rotation in velocities (n_atoms, 3), as velocities, and about how many axes the system can rotate."""
     arm = positions_ang - (masses_u * positions_ang).sum(axis=0) / masses_u.sum()
-    squares = (masses_u * arm * arm).sum()
     products = (masses_u[:, :, None] * arm[:, :, None] * arm[:, None, :]).sum(axis=0)
-    return arm, squares * np.eye(3) - products
+    inertia = np.trace(products) * np.eye(3) - products  # u Å²
+    momentum = np.cross(arm, masses_u * velocities).sum(axis=0)
+    omega = np.linalg.pinv(inertia, rcond=SMALLEST_MOMENT_RATIO, hermitian=True) @ momentum
+    moments = np.linalg.eigvalsh(inertia)
+    return np.cross(omega, arm), int((moments > SMALLEST_MOMENT_RATIO * moments.max()).sum())

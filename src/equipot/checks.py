@@ -25,6 +25,12 @@ def check_against_params(structure: Structure, params: AnyParams, pointer: str =
             pointer=f"{pointer}/{'pbc' if structure.cell_ang is not None else 'cell'}",
             hint="Give cell and pbc, or keep the cell fixed.",
         )
+    if isinstance(params, MDParams) and params.ensemble == "npt" and structure.fixed_atoms:
+        raise InvalidStructureError(
+            "npt moves every atom with the cell, but some atoms are to stay where they are.",
+            pointer=f"{pointer}/fixed_atoms",
+            hint="Leave out fixed_atoms, or choose ensemble nvt.",
+        )
 
 
 def moves_cell(params: AnyParams) -> bool:

@@ -239,7 +239,22 @@ class MDParams(Params):
         _check_ramp("temperature_k", self.temperature_k)
         if self.ensemble == "nve" and not isinstance(self.temperature_k, float):
             raise _inconsistent("temperature_k", "nve cannot follow a ramp", "Give one number, or choose ensemble nvt.")
+        chained = self.thermostat is not None and self.thermostat.type == "nose_hoover"
+        if (chained or self.ensemble == "npt") and self.highest_temperature_k == 0.0:
+            what = "a barostat" if self.ensemble == "npt" else "a nose_hoover thermostat"
+            raise _inconsistent(
+                "temperature_k",
+                f"{what} takes its mass from the temperature, and it is 0 K",
+                "Give a temperature above 0 K; to cool to rest, use ensemble nvt with a langevin thermostat.",
+            )
         return self
+
+    @property
+    def highest_temperature_k(self) -> float:
+        """The temperature, or the highest of the ramp."""
+        if isinstance(self.temperature_k, list):
+            return max((point.temperature_k for point in self.temperature_k), default=0.0)
+        return self.temperature_k
 
     def temperature_at_k(self, time_fs: float) -> float:
         """The temperature asked for at a time: on a ramp straight lines between its corners, flat outside."""

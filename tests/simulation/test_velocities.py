@@ -12,12 +12,14 @@ from scipy import stats
 from equipot.calculator.convert import to_atoms
 from equipot.params import MDParams
 from equipot.simulation.motions.base import Bodies
+from equipot.simulation.motions.dynamics import dynamics
 from equipot.simulation.motions.velocities import (
     degrees_of_freedom,
     kinetic_energy_ev,
     start_velocities_ang_per_fs,
     temperature_k,
 )
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.structure import Structure
 
 N_SEEDS = 400
@@ -41,6 +43,12 @@ def small(n_atoms: int = 4, **more: Any) -> Structure:
         (small(2), {"remove_rotation": True}, 1),
         (small(fixed_atoms=(0, 2)), {}, 6),
         (small(), {"ensemble": "nvt"}, 12),
+        (small(), {"ensemble": "nvt", "thermostat": {"type": "bussi"}}, 9),
+        (small(), {"ensemble": "nvt", "thermostat": {"type": "nose_hoover"}, "remove_rotation": True}, 6),
+        (small(cell_ang=9 * np.eye(3), pbc=(True,) * 3), {"remove_rotation": True}, 9),
+        (small(cell_ang=9 * np.eye(3), pbc=(True,) * 3), {"ensemble": "npt"}, 12),
+        (small(cell_ang=9 * np.eye(3), pbc=(True,) * 3), {"ensemble": "npt", "thermostat": {"type": "bussi"}}, 9),
+        (small(fixed_atoms=(0, 2)), {"ensemble": "nvt", "thermostat": {"type": "bussi"}}, 6),
     ],
 )
 def test_the_mean_temperature_of_drawn_velocities_is_the_one_asked_for(
@@ -48,8 +56,14 @@ def test_the_mean_temperature_of_drawn_velocities_is_the_one_asked_for(
 ) -> None:
     """Kinetic energy over kT/2 follows chi² with the degrees of freedom that drawing leaves."""
     bodies, chosen = Bodies.of(structure), params(**given)
-    assert degrees_of_freedom(chosen, bodies, structure.positions_ang) == n_degrees
-    drawn = degrees_of_freedom(params(**{**given, "ensemble": "nve"}), bodies, structure.positions_ang)
+    start = start_velocities_ang_per_fs(structure, bodies, chosen, 0)
+    motion = dynamics(structure, chosen.resolved([structure.numbers]), 0)
+    assert isinstance(motion, VelocityVerlet)
+    assert degrees_of_freedom(bodies, structure.positions_ang, start, motion.keeps_momentum) == n_degrees
+    assert motion.temperature_k(motion.start()) == pytest.approx(
+        2.0 * kinetic_energy_ev(bodies.masses_u, start) / (n_degrees * ase_units.kB)
+    )
+    drawn = degrees_of_freedom(bodies, structure.positions_ang, start, True)
     energies = [
         kinetic_energy_ev(bodies.masses_u, start_velocities_ang_per_fs(structure, bodies, chosen, seed))
         for seed in range(N_SEEDS)
@@ -92,6 +106,18 @@ def test_given_velocities_are_used_to_the_last_bit_and_zero_means_zero() -> None
 
 def test_a_single_atom_without_drift_has_no_temperature() -> None:
     structure = Structure(np.array([18]), np.zeros((1, 3)))
-    bodies = Bodies.of(structure)
-    assert degrees_of_freedom(params(), bodies, structure.positions_ang) == 0
+    assert degrees_of_freedom(Bodies.of(structure), structure.positions_ang, np.zeros((1, 3)), True) == 0
     assert temperature_k(1.0, 0) == 0.0
+
+
+def test_given_velocities_without_drift_or_rotation_leave_out_the_same_degrees_as_drawn_ones() -> None:
+    structure = small(5)
+    bodies = Bodies.of(structure)
+    calm = start_velocities_ang_per_fs(structure, bodies, params(remove_rotation=True), 3)
+    rotating = start_velocities_ang_per_fs(structure, bodies, params(), 3)
+    drift = np.array([1e-3, 0.0, 0.0])
+    for velocities, n_degrees in ((calm, 9), (rotating, 12), (calm + drift, 12), (rotating + drift, 15)):
+        for digits in (6, 17):  # as a file has them
+            rounded = np.array([[float(f"{v:.{digits}g}") for v in row] for row in velocities])
+            assert degrees_of_freedom(bodies, structure.positions_ang, rounded, True) == n_degrees
+    assert degrees_of_freedom(bodies, structure.positions_ang, calm, False) == 15

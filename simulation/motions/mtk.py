@@ -1,0 +1,273 @@
+"""Dynamics at constant pressure and temperature, with the barostat of Martyna, Tobias and Klein.
+
+The step is that of their paper (J. Chem. Phys. 101, 4177, 1994); what holds the temperature is one of three
+thermostats, which acts on atoms and cell alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import exp
+from typing import ClassVar
+
+import numpy as np
+
+from equipot.errors import InvalidParameterError
+from equipot.params import BussiThermostat, LangevinThermostat, MDParams, NoseHooverThermostat
+from equipot.simulation.motions.base import State, Tensors
+from equipot.simulation.motions.bussi import rescaling, squared_noise
+from equipot.simulation.motions.chain import NoseHooverChain
+from equipot.simulation.motions.langevin import Friction
+from equipot.simulation.motions.noise import Stream, normals
+from equipot.simulation.motions.strain import FlexibleStrain, IsotropicStrain, Strain
+from equipot.simulation.motions.velocities import kinetic_energy_ev, thermal_speeds_ang_per_fs
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
+from equipot.simulation.verdicts import Outcome, Verdict
+from equipot.structure import Structure
+from equipot.units import GPA_PER_EV_PER_ANG3, KB_EV_PER_K
+
+
+@dataclass(frozen=True, eq=False)
+class Momenta:
+    """What a thermostat acts on: velocities (n_atoms, 3) Å/fs, the cell's strain rate 1/fs, and its own memory."""
+
+    velocities: np.ndarray
+    cell_rate: np.ndarray
+    bath: Tensors
+
+
+class MartynaTobiasKlein(VelocityVerlet):
+    """Constant pressure: velocity Verlet for atoms and cell together. The thermostats are subclasses.
+
+    Tensors: cell_rate_per_fs, () if isotropic, else (3, 3); ramp_work_ev, what a changing external pressure has done,
+    the sum of V dP; and those of the thermostat. Conserved, on ramps too, is the energy of atoms and cell plus P V,
+    less the work of the ramp, less the heat from the bath.
+    """
+
+    def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
+        super().__init__(structure, params, seed)
+        assert params.barostat is not None, "the parameters must be resolved"
+        self._pdamp_fs = params.barostat.pdamp_fs
+        self._highest_kt_ev = KB_EV_PER_K * params.highest_temperature_k
+        kind = IsotropicStrain if params.barostat.isotropic else FlexibleStrain
+        self._strain: Strain = kind(self._n_degrees, self._highest_kt_ev, self._pdamp_fs)
+
+    def start(self) -> State:
+        tensors = {"cell_rate_per_fs": self._strain.at_rest(), "ramp_work_ev": np.float64(0.0), **self._bath_at_start()}
+        return replace(super().start(), tensors=tensors)
+
+    def move(self, state: State) -> State:
+        momenta = self._first(_momenta(state), state.step)
+        momenta = self._pulled(momenta, state)
+        momenta = self._kicked(momenta, state)
+        positions, cell, momenta = self._drifted(state, momenta)
+        time_fs = state.step * self._timestep_fs
+        change = self._pressure_ev_per_ang3(time_fs + self._timestep_fs) - self._pressure_ev_per_ang3(time_fs)
+        work = 0.5 * (_volume_ang3(state.cell_ang) + _volume_ang3(cell)) * change
+        moved = replace(state, step=state.step + 1, positions_ang=positions, cell_ang=cell, evaluation=None)
+        return _with(moved, momenta, np.float64(state.tensors["ramp_work_ev"] + work))
+
+    def settle(self, moved: State) -> State:
+        momenta = self._kicked(_momenta(moved), moved)
+        momenta = self._pulled(momenta, moved)
+        return _with(moved, self._last(momenta, moved.step), moved.tensors["ramp_work_ev"])
+
+    def verdict(self, state: State) -> Verdict | None:
+        assert state.evaluation is not None
+        if state.evaluation.stress_ev_per_ang3 is None:
+            problem = InvalidParameterError(
+                "npt needs the stress, and this model gives none.",
+                pointer="/params/ensemble",
+                hint="Choose a model with stress (`equipot models` says which), or ensemble nvt.",
+            )
+            return Verdict(Outcome.FAILED, "a model that gives the stress", problem)
+        return super().verdict(state)
+
+    def conserved_ev(self, state: State) -> float | None:
+        total = super().conserved_ev(state)
+        assert total is not None
+        external = self._pressure_ev_per_ang3(state.step * self._timestep_fs) * _volume_ang3(state.cell_ang)
+        cell = 0.5 * self._strain.twice_kinetic_ev(np.asarray(state.tensors["cell_rate_per_fs"]))
+        return total + external + cell - float(state.tensors["ramp_work_ev"]) - self._heat_ev(state.tensors)
+
+    def _bath_at_start(self) -> Tensors:
+        """What the thermostat remembers, at step 0."""
+        return {"heat_ev": np.float64(0.0)}
+
+    def _heat_ev(self, tensors: Tensors) -> float:
+        """What the thermostat has put in since step 0."""
+        return float(tensors["heat_ev"])
+
+    def _first(self, momenta: Momenta, step: int) -> Momenta:
+        """What the thermostat does at the beginning of a step."""
+        return momenta
+
+    def _last(self, momenta: Momenta, step: int) -> Momenta:
+        """What it does at the end of the step that led to this one."""
+        return momenta
+
+    def _drifted(self, state: State, momenta: Momenta) -> tuple[np.ndarray, np.ndarray, Momenta]:
+        """Positions and cell a step later, and the momenta if they change on the way."""
+        assert state.cell_ang is not None
+        time, strain = self._timestep_fs, self._strain
+        positions = strain.drifted(state.positions_ang, momenta.velocities, momenta.cell_rate, time)
+        return positions, strain.carried(state.cell_ang, momenta.cell_rate, time), momenta
+
+    def _pressure_ev_per_ang3(self, time_fs: float) -> float:
+        return self._params.pressure_at_gpa(time_fs) / GPA_PER_EV_PER_ANG3
+
+    def _pulled(self, momenta: Momenta, state: State) -> Momenta:
+        """Half a step of the pressure on the cell."""
+        assert state.evaluation is not None
+        stress, volume = state.evaluation.stress_ev_per_ang3, _volume_ang3(state.cell_ang)
+        virial = np.full(6, np.nan) if stress is None else volume * stress
+        external = volume * self._pressure_ev_per_ang3(state.step * self._timestep_fs)
+        half = 0.5 * self._timestep_fs
+        rate = self._strain.pulled(momenta.cell_rate, self._bodies.masses_u, momenta.velocities, virial, external, half)
+        return replace(momenta, cell_rate=rate)
+
+    def _kicked(self, momenta: Momenta, state: State) -> Momenta:
+        """Half a step of the forces on the atoms."""
+        acceleration = self._acceleration * state.forces_ev_per_ang
+        half = 0.5 * self._timestep_fs
+        return replace(
+            momenta,
+            velocities=self._strain.kicked(momenta.velocities, acceleration, momenta.cell_rate, half),
+        )
+
+    def _twice_kinetic_ev(self, momenta: Momenta) -> float:
+        """Of atoms and cell together."""
+        atoms = 2.0 * kinetic_energy_ev(self._bodies.masses_u, momenta.velocities)
+        return atoms + self._strain.twice_kinetic_ev(momenta.cell_rate)
+
+
+class NoseHooverMTK(MartynaTobiasKlein):
+    """With a Nosé-Hoover chain for the atoms and one for the cell.
+
+    Tensors: chain_rates_per_fs and cell_chain_rates_per_fs (chain_length,), and chains_ev, the energy both have taken.
+    """
+
+    name: ClassVar[str] = "mtk_nose_hoover"
+    format_version: ClassVar[int] = 1
+
+    def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
+        super().__init__(structure, params, seed)
+        thermostat, n, strain, kt = params.thermostat, self._n_degrees, self._strain, self._highest_kt_ev
+        assert isinstance(thermostat, NoseHooverThermostat)
+        length = thermostat.chain_length
+        self._chain = NoseHooverChain(n, n, kt, thermostat.tdamp_fs, length)
+        self._cell_chain = NoseHooverChain(strain.n_degrees, strain.first_chain_mass, kt, self._pdamp_fs, length)
+
+    def _bath_at_start(self) -> Tensors:
+        rest = self._chain.at_rest()
+        return {"chain_rates_per_fs": rest, "cell_chain_rates_per_fs": rest, "chains_ev": np.float64(0.0)}
+
+    def _heat_ev(self, tensors: Tensors) -> float:
+        return -float(tensors["chains_ev"])
+
+    def _first(self, momenta: Momenta, step: int) -> Momenta:
+        return self._turned(momenta, KB_EV_PER_K * self._target_k(step))
+
+    def _last(self, momenta: Momenta, step: int) -> Momenta:
+        return self._turned(momenta, KB_EV_PER_K * self._target_k(step))
+
+    def _turned(self, momenta: Momenta, kt_ev: float) -> Momenta:
+        """The momenta after half a step of both chains."""
+        bath, half = momenta.bath, 0.5 * self._timestep_fs
+        rates, cell_rates = np.asarray(bath["chain_rates_per_fs"]), np.asarray(bath["cell_chain_rates_per_fs"])
+        atoms = 2.0 * kinetic_energy_ev(self._bodies.masses_u, momenta.velocities)
+        turn = self._chain.turn(atoms, rates, kt_ev, half)
+        cell_turn = self._cell_chain.turn(self._strain.twice_kinetic_ev(momenta.cell_rate), cell_rates, kt_ev, half)
+        return Momenta(
+            velocities=turn.scale * momenta.velocities,
+            cell_rate=np.asarray(cell_turn.scale * momenta.cell_rate),
+            bath={
+                "chain_rates_per_fs": turn.rates_per_fs,
+                "cell_chain_rates_per_fs": cell_turn.rates_per_fs,
+                "chains_ev": np.float64(bath["chains_ev"] + turn.taken_ev + cell_turn.taken_ev),
+            },
+        )
+
+
+class LangevinMTK(MartynaTobiasKlein):
+    """With friction and noise on every atom, and on the cell at 1/pdamp, in the middle of the step (BAOAB).
+
+    Tensors: heat_ev, what the bath has put in.
+    """
+
+    name: ClassVar[str] = "mtk_langevin"
+    format_version: ClassVar[int] = 1
+    keeps_momentum: ClassVar[bool] = False
+
+    def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
+        super().__init__(structure, params, seed)
+        assert isinstance(params.thermostat, LangevinThermostat)
+        self._friction = Friction(params.thermostat.friction_per_fs, self._timestep_fs)
+        self._cell_friction = Friction(1.0 / self._pdamp_fs, self._timestep_fs)
+
+    def _drifted(self, state: State, momenta: Momenta) -> tuple[np.ndarray, np.ndarray, Momenta]:
+        assert state.cell_ang is not None
+        half, strain = 0.5 * self._timestep_fs, self._strain
+        positions = strain.drifted(state.positions_ang, momenta.velocities, momenta.cell_rate, half)
+        cell = strain.carried(state.cell_ang, momenta.cell_rate, half)
+        momenta = self._rubbed(momenta, state.step)
+        positions = strain.drifted(positions, momenta.velocities, momenta.cell_rate, half)
+        return positions, strain.carried(cell, momenta.cell_rate, half), momenta
+
+    def _rubbed(self, momenta: Momenta, step: int) -> Momenta:
+        """The momenta after a step of friction and noise."""
+        target_k, masses = self._target_k(step + 0.5), self._bodies.masses_u
+        thermal = thermal_speeds_ang_per_fs(target_k, masses) * normals(self._seed, Stream.LANGEVIN, step, len(masses))
+        thermal_rate = self._strain.thermal_rate(KB_EV_PER_K * target_k, self._seed, step)
+        after = Momenta(
+            velocities=self._friction.kept * momenta.velocities + self._friction.drawn * thermal,
+            cell_rate=np.asarray(
+                self._cell_friction.kept * momenta.cell_rate + self._cell_friction.drawn * thermal_rate
+            ),
+            bath=momenta.bath,
+        )
+        heat = 0.5 * (self._twice_kinetic_ev(after) - self._twice_kinetic_ev(momenta))
+        return replace(after, bath={"heat_ev": np.float64(momenta.bath["heat_ev"] + heat)})
+
+
+class BussiMTK(MartynaTobiasKlein):
+    """With stochastic rescaling of the kinetic energy of atoms and cell together, at the beginning of the step (Bussi,
+    Zykova-Timan, Parrinello, J. Chem. Phys. 130, 074101, 2009).
+
+    Tensors: heat_ev, what the bath has put in.
+    """
+
+    name: ClassVar[str] = "mtk_bussi"
+    format_version: ClassVar[int] = 1
+
+    def __init__(self, structure: Structure, params: MDParams, seed: int) -> None:
+        super().__init__(structure, params, seed)
+        assert isinstance(params.thermostat, BussiThermostat)
+        self._kept = exp(-self._timestep_fs / params.thermostat.tau_fs)
+
+    def _first(self, momenta: Momenta, step: int) -> Momenta:
+        twice_kinetic, kt = self._twice_kinetic_ev(momenta), KB_EV_PER_K * self._target_k(step + 0.5)
+        noise = squared_noise(self._seed, step, self._n_degrees + self._strain.n_degrees)
+        scale = rescaling(twice_kinetic, kt, self._kept, noise)
+        heat = 0.5 * (scale * scale - 1.0) * twice_kinetic
+        return Momenta(
+            velocities=scale * momenta.velocities,
+            cell_rate=np.asarray(scale * momenta.cell_rate),
+            bath={"heat_ev": np.float64(momenta.bath["heat_ev"] + heat)},
+        )
+
+
+def _volume_ang3(cell_ang: np.ndarray | None) -> float:
+    assert cell_ang is not None, "npt was refused without a cell"
+    return float(abs(np.linalg.det(cell_ang)))
+
+
+def _momenta(state: State) -> Momenta:
+    assert state.velocities_ang_per_fs is not None
+    return Momenta(state.velocities_ang_per_fs, np.asarray(state.tensors["cell_rate_per_fs"]), state.tensors)
+
+
+def _with(state: State, momenta: Momenta, ramp_work_ev: np.ndarray | np.float64) -> State:
+    """The state with these momenta."""
+    tensors = {**momenta.bath, "cell_rate_per_fs": momenta.cell_rate, "ramp_work_ev": ramp_work_ev}
+    return replace(state, velocities_ang_per_fs=momenta.velocities, tensors=tensors)
