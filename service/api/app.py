@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from equipot import __version__
 from equipot.service.api import problems
-from equipot.service.api.context import PROBLEMS, Services
+from equipot.service.api.context import PROBLEMS, Services, refuse_unknown_query
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
 from equipot.service.api.openapi import describe
@@ -57,6 +57,7 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
         redoc_url=None,
         lifespan=lifespan,
         responses=PROBLEMS,
+        dependencies=[Depends(refuse_unknown_query)],
     )
     metrics = Metrics()
     app.state.services = Services(settings, store, metrics, FileReader(), EventHub(store, closing), closing)

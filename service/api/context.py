@@ -58,6 +58,20 @@ def services(request: Request) -> Services:
 Use = Annotated[Services, Depends(services)]
 
 
+def refuse_unknown_query(request: Request) -> None:
+    """A misspelt `validate_only` must not queue a job. Raises InvalidParameterError for what a route does not know."""
+    operations = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
+    parameters = operations.get(request.method.lower(), {}).get("parameters", [])
+    known = sorted(parameter["name"] for parameter in parameters if parameter["in"] == "query")
+    for name in request.query_params:
+        if operations and name not in known:
+            raise InvalidParameterError(
+                f"Unknown query parameter {name[:60]!r}.",
+                pointer=f"query:{name[:60]}",
+                hint=f"Known here: {', '.join(known)}." if known else "This address takes none.",
+            )
+
+
 def existing_job(job_id: Annotated[str, Path(description="id of a job")], use: Use) -> JobRecord:
     """The record of the job in the path. Raises JobNotFoundError."""
     if not JOB_ID.fullmatch(job_id):

@@ -272,7 +272,10 @@ def _array(
         return None
     wanted = "x".join(str(length) for length in shape)
     try:
-        array = np.array(data[key], dtype=np.float64)
+        given = np.array(data[key])
+        if given.size and given.dtype.kind not in "iuf":  # text, true and null would become numbers
+            raise TypeError(given.dtype)
+        array = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidStructureError(
             f"{key} must be {wanted} numbers.", pointer=f"{pointer}/{key}", hint="Rows of plain numbers."

@@ -24,7 +24,7 @@ from equipot.service.api.context import (
 )
 from equipot.service.api.schemas import Estimate, JobList
 from equipot.service.api.submission import Submission, parse_json, prepare
-from equipot.service.records import JobRecord
+from equipot.service.records import JobRecord, JobWarning
 from equipot.service.states import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -130,10 +130,17 @@ def _submit(use: Services, body: bytes, key: str | None) -> tuple[JobRecord, boo
         params=ready.params,
         structures=ready.structures,
         request_json=data,
-        warnings=ready.warnings,
+        warnings=[*ready.warnings, *_device_warnings(use, ready)],
         idempotency_key=key,
         **ready.fields,
     )
+
+
+def _device_warnings(use: Services, ready: Submission) -> list[JobWarning]:
+    """A job for a GPU waits as long as there is no worker with one: say so."""
+    if ready.job.device != "cuda" or any(worker["device"].startswith("cuda") for worker in use.store.workers()):
+        return []
+    return [JobWarning(message="No worker with a GPU is there now; the job waits until one comes.")]
 
 
 def _validate(use: Services, body: bytes) -> dict[str, Any]:
@@ -147,5 +154,5 @@ def _validate(use: Services, body: bytes) -> dict[str, Any]:
         "params": ready.params.model_dump(mode="json"),
         **ready.estimate(),
         "queue_position": queue["jobs"]["queued"] + 1,
-        "warnings": [warning.model_dump() for warning in ready.warnings],
+        "warnings": [warning.model_dump() for warning in (*ready.warnings, *_device_warnings(use, ready))],
     }
