@@ -113,7 +113,7 @@ class Engine:
     def _judge(self, system: Moving, moved: State, evaluation: Evaluation | None) -> StepEvent:
         problem = _problem(evaluation, moved.step)
         if evaluation is None or problem is not None:
-            return StepEvent(system, verdict=_failure(problem or _left_space(moved.step), moved.step))
+            return StepEvent(system, verdict=_failure(problem or _left_space(moved), moved.step))
         state = moved.evaluated(evaluation)
         if system.state.evaluation is not None:
             state = system.motion.settle(state)
@@ -131,8 +131,10 @@ def _in_bounds(state: State) -> bool:
     return near and (state.velocities_ang_per_fs is None or bool(np.isfinite(state.velocities_ang_per_fs).all()))
 
 
-def _left_space(step: int) -> EquipotError:
-    return DivergedError(f"Atoms flew apart at step {step}.", hint="Use a smaller step, or relax the structure first.")
+def _left_space(state: State) -> EquipotError:
+    lost_cell = state.cell_ang is not None and not np.abs(state.cell_ang).max() < LARGEST_COORDINATE_ANG
+    what = "The cell collapsed or exploded" if lost_cell else "Atoms flew apart"
+    return DivergedError(f"{what} at step {state.step}.", hint="Use a smaller step, or relax the structure first.")
 
 
 def _problem(evaluation: Evaluation | None, step: int) -> EquipotError | None:

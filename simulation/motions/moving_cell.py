@@ -22,7 +22,8 @@ from equipot.structure import Structure
 from equipot.units import GPA_PER_EV_PER_ANG3
 
 ONE = np.eye(3)
-LARGEST_STRETCH = 100.0  # of any length of the cell, or its inverse: beyond, the cell has exploded or collapsed
+LARGEST_STRETCH = 10.0  # of any length in the cell, or its inverse: beyond, the cell has exploded or collapsed
+LARGEST_LOGARITHM = 100.0
 SAME_VOLUME = 1e-14
 
 
@@ -106,13 +107,17 @@ class AtomsAndCell(Coordinates):
 
     def _allowed_deformation(self, cell_rows: np.ndarray) -> np.ndarray | None:
         """The deformation nearest to these coordinates that the parameters allow; None if no cell is left."""
-        if not np.isfinite(cell_rows).all() or np.abs(cell_rows).max() > LARGEST_STRETCH:
+        if not np.isfinite(cell_rows).all() or np.abs(cell_rows).max() > LARGEST_LOGARITHM:
             return None
         deformation = ONE + self._allowed(self._to_deformation(cell_rows) - ONE)
         if self._constant_volume:
             deformation = self._with_volume_one(deformation)
         stretches = np.linalg.svd(deformation, compute_uv=False)
-        sound = np.linalg.det(deformation) > 0.0 and stretches[0] < LARGEST_STRETCH < stretches[-1] * LARGEST_STRETCH**2
+        sound = (
+            np.linalg.det(deformation) > 0.0
+            and stretches[0] < LARGEST_STRETCH
+            and 1.0 < stretches[-1] * LARGEST_STRETCH
+        )
         return deformation if sound else None
 
     def _with_volume_one(self, deformation: np.ndarray) -> np.ndarray:
@@ -207,7 +212,7 @@ def _square_root(matrix: np.ndarray) -> np.ndarray:
     for _ in range(60):
         if np.linalg.det(root) == 0.0 or np.linalg.det(inverse) == 0.0:
             break
-        better = 0.5 * (root + np.linalg.inv(inverse))
+        better: np.ndarray = 0.5 * (root + np.linalg.inv(inverse))
         inverse = 0.5 * (inverse + np.linalg.inv(root))
         if np.abs(better - root).max() < 1e-15 * np.abs(better).max():
             return better
