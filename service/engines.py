@@ -7,7 +7,8 @@ import structlog
 from equipot.errors import NotResumableError
 from equipot.models.loading import load_potential
 from equipot.params import Device, Dtype
-from equipot.simulation.providers import ForceProvider, NativeProvider
+from equipot.simulation.native import NativeProvider
+from equipot.simulation.providers import ForceProvider
 
 log = structlog.get_logger()
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -18,7 +19,8 @@ from ase import Atoms
 from equipot.calculator.convert import from_atoms, to_atoms
 from equipot.errors import EquipotError, InvalidParameterError, NotResumableError, error_from_problem
 from equipot.params import AnyParams, JobKind, parse_params
-from equipot.simulation.providers import AseProvider, ForceProvider, NativeProvider
+from equipot.simulation.native import NativeProvider
+from equipot.simulation.providers import AseProvider, ForceProvider
 from equipot.simulation.request import RunRequest
 from equipot.simulation.results import MDResult, RelaxResult, SavedTrajectory, SinglepointResult, final_structure
 from equipot.simulation.run import Progress, Run
@@ -43,16 +45,23 @@ def relax(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    compile: bool = False,
+    n_threads: int | None = None,
+    reproducible: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     **params: Any,
 ) -> list[RelaxResult]:
     """Relax structures together, each by its own course; the keywords are those of RelaxParams.
 
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
-    model: a model name, the path of a card, a potential, or any ASE calculator. device and dtype are for the first two.
+    model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
+    first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
+    computed at a time, if absent as many as torch has threads; it changes no result. reproducible: also on a GPU,
+    compute every system by itself.
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
-    records, given = _run("relax", structures, model, device, dtype, params, on_progress=on_progress)
+    forces = Forces(model, device, dtype, compile, n_threads, reproducible)
+    records, given = _run("relax", structures, forces, params, on_progress=on_progress)
     return [RelaxResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
 
@@ -62,9 +71,13 @@ def singlepoint(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    compile: bool = False,
+    n_threads: int | None = None,
+    reproducible: bool = False,
 ) -> list[SinglepointResult]:
     """Energy, forces and stress of structures where they stand; arguments as in `relax`."""
-    records, given = _run("singlepoint", structures, model, device, dtype, {})
+    forces = Forces(model, device, dtype, compile, n_threads, reproducible)
+    records, given = _run("singlepoint", structures, forces, {})
     return [SinglepointResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
 
@@ -76,6 +89,9 @@ def run_md(
     resume: bool = False,
     device: str | None = None,
     dtype: str | None = None,
+    compile: bool = False,
+    n_threads: int | None = None,
+    reproducible: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_frame: Callable[[Atoms], None] | None = None,
     **params: Any,
@@ -90,9 +106,7 @@ def run_md(
         records, given = _run(
             "md",
             structures,
-            model,
-            device,
-            dtype,
+            Forces(model, device, dtype, compile, n_threads, reproducible),
             params,
             folder=folder,
             keep=output is not None,
@@ -110,13 +124,14 @@ def resume_run(
     directory: str | os.PathLike[str],
     model: Model | None = None,
     *,
+    n_threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_frame: Callable[[Atoms], None] | None = None,
 ) -> list[SinglepointResult]:
     """Go on with the run in a folder, of whatever kind, with the model it was begun with; give calculators anew."""
     folder = Path(directory)
     request = RunRequest.read(folder)
-    provider = _provider(model or request.provider["model"], *_device_and_dtype(request, model))
+    provider = (Forces.as_begun(request, n_threads) if model is None else Forces(model, n_threads=n_threads)).provider()
     run = Run.resume(folder, provider, on_progress=on_progress, on_frame=_as_atoms(on_frame))
     records = _to_the_end(run, keep=True)
     if request.kind == "md":
@@ -128,37 +143,72 @@ def resume_run(
     return [kind.from_record(r, _final_atoms(None, r)) for r in records]
 
 
-def provider_for(model: Model, device: str | None = None, dtype: str | None = None) -> ForceProvider:
-    """The force provider behind a model name, a card's path, a potential or a calculator.
+def provider_for(
+    model: Model,
+    device: str | None = None,
+    dtype: str | None = None,
+    compile: bool = False,
+    n_threads: int | None = None,
+    reproducible: bool = False,
+) -> ForceProvider:
+    """The force provider behind a model name, a card's path, a potential or a calculator; arguments as in `relax`.
 
-    Raises InvalidParameterError if device or dtype are given for something that already has its own.
+    Raises InvalidParameterError if device, dtype or compile are given for something that already has its own.
     """
-    return _provider(model, device, dtype)
+    return Forces(model, device, dtype, compile, n_threads, reproducible).provider()
 
 
-def _provider(model: Any, device: str | None, dtype: str | None) -> ForceProvider:
-    if isinstance(model, str | os.PathLike):
-        from equipot.models.loading import load_potential
+@dataclass(frozen=True)
+class Forces:
+    """What `relax` and the others are told of where forces come from."""
 
-        return NativeProvider(load_potential(model, device=device, dtype=dtype))
-    if device is not None or dtype is not None:
-        raise InvalidParameterError(
-            "device and dtype cannot be changed once a model is loaded.",
-            pointer="/device" if device is not None else "/dtype",
-            hint="Give the model by name, or load it with the device and dtype you want.",
-        )
-    potential = getattr(model, "potential", model)  # our own calculator carries its potential
-    if hasattr(potential, "cutoff_ang"):
-        return NativeProvider(potential)
-    return model if hasattr(model, "identity") else AseProvider(model)
+    model: Any
+    device: str | None = None
+    dtype: str | None = None
+    compile: bool = False
+    n_threads: int | None = None
+    reproducible: bool = False
+
+    @classmethod
+    def as_begun(cls, request: RunRequest, n_threads: int | None = None) -> Forces:
+        """What a run was begun with."""
+        begun = request.provider
+        compiled = begun["pins"].get("execution") == "native compiled"
+        return cls(begun["model"], begun["device"], begun["dtype"], compiled, n_threads)
+
+    def provider(self) -> ForceProvider:
+        """The provider itself."""
+        if isinstance(self.model, str | os.PathLike):
+            from equipot.models.loading import load_potential
+
+            return self._native(load_potential(self.model, self.device, self.dtype, **self._compiled))
+        self._refuse_what_is_settled()
+        potential = getattr(self.model, "potential", self.model)  # our own calculator carries its potential
+        if hasattr(potential, "cutoff_ang"):
+            return self._native(potential)
+        return self.model if hasattr(self.model, "identity") else AseProvider(self.model)
+
+    def _native(self, potential: Potential) -> NativeProvider:
+        return NativeProvider(potential, self.n_threads, reproducible=self.reproducible)
+
+    @property
+    def _compiled(self) -> dict[str, bool]:
+        return {"compile": True} if self.compile else {}
+
+    def _refuse_what_is_settled(self) -> None:
+        for name in ("device", "dtype", "compile"):
+            if getattr(self, name):
+                raise InvalidParameterError(
+                    "device, dtype and compile cannot be changed once a model is loaded.",
+                    pointer=f"/{name}",
+                    hint="Give the model by name, or load it the way you want it.",
+                )
 
 
 def _run(
     kind: JobKind,
     structures: OneStructure | Sequence[OneStructure],
-    model: Model,
-    device: str | None,
-    dtype: str | None,
+    forces: Forces,
     params: Mapping[str, Any],
     *,
     folder: Path | None = None,
@@ -173,7 +223,7 @@ def _run(
     read = [_read(structure, f"/structures/{i}") for i, structure in enumerate(given)]
     if alone and isinstance(read[0], EquipotError):
         raise read[0]
-    provider = _provider(model, device, dtype)
+    provider = forces.provider()
     with _folder(folder) as directory:
         if resume and (directory / REQUEST).exists():
             _refuse_other_request(RunRequest.read(directory), kind, read, checked, provider)
@@ -272,10 +322,6 @@ def _refuse_other_request(
 
 def _digest(structure: Structure | EquipotError) -> str:
     return structure.code if isinstance(structure, EquipotError) else structure.sha256()
-
-
-def _device_and_dtype(request: RunRequest, model: Any) -> tuple[str | None, str | None]:
-    return (None, None) if model is not None else (request.provider["device"], request.provider["dtype"])
 
 
 def _final_atoms(given: OneStructure | None, record: Mapping[str, Any]) -> Atoms | None:

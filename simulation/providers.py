@@ -1,24 +1,22 @@
-"""Where forces come from: a potential of ours or any ASE calculator, behind one small interface."""
+"""Where forces come from: one small interface, and any ASE calculator behind it (a potential of ours: `native`)."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from equipot.errors import EquipotError, OutOfMemoryError
+from equipot.simulation.admission import is_out_of_memory
 from equipot.structure import Structure
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
-
-    from equipot.models.neighbours import NeighbourSearch
-    from equipot.models.potential import Potential
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,13 @@ class Evaluation:
 
     @property
     def is_finite(self) -> bool:
-        return bool(np.isfinite(self.energy_ev) and np.isfinite(self.forces_ev_per_ang).all())
+        """Whether energy, forces and, if there is one, stress are numbers."""
+        stress = self.stress_ev_per_ang3
+        return (
+            isfinite(self.energy_ev)
+            and bool(np.isfinite(self.forces_ev_per_ang).all())
+            and (stress is None or bool(np.isfinite(stress).all()))
+        )
 
 
 class ForceProvider(Protocol):
@@ -93,72 +97,6 @@ class ForceProvider(Protocol):
 
     def forget(self, key: Hashable) -> None:
         """The system of this key will not come again."""
-
-
-class NativeProvider:
-    """Forces from a potential of ours.
-
-    Every system is computed by its own call, so that batched equals alone to the last bit; `n_threads` systems are
-    computed at a time.
-    """
-
-    def __init__(self, potential: Potential, n_threads: int = 1) -> None:
-        from equipot.models.neighbours import NeighbourSearch
-
-        self._potential = potential
-        self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
-        self._searches: dict[Hashable, NeighbourSearch] = {}
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="forces") if n_threads > 1 else None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        import torch
-
-        return {
-            "model": self._potential.name,
-            "sha256": self._potential.sha256,
-            "level_of_theory": self._potential.card.level_of_theory,
-            "elements": list(self._potential.card.elements),
-            "dtype": str(self._potential.dtype).removeprefix("torch."),
-            "device": str(self._potential.device),
-            "pins": {
-                "execution": "native eager",
-                "threads": torch.get_num_threads(),
-                "cpu": torch.backends.cpu.get_cpu_capability(),
-                **_numpy_pins(),
-                "torch": version("torch"),
-                "vesin": version("vesin"),
-            },
-        }
-
-    def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
-        for system in systems:
-            if system.key not in self._searches:
-                self._searches[system.key] = self._new_search()
-        if self._pool is None or len(systems) == 1:
-            return [self._evaluate_one(system) for system in systems]
-        return list(self._pool.map(self._evaluate_one, systems))
-
-    def forget(self, key: Hashable) -> None:
-        self._searches.pop(key, None)
-
-    def _evaluate_one(self, system: System) -> Evaluation:
-        try:
-            search = self._searches[system.key]
-            graph = search.graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
-            prediction = self._potential.evaluate(graph)
-        except Exception as error:
-            return Evaluation.failed(_as_equipot_error(error, len(system.numbers)), len(system.numbers))
-        stress = None
-        if all(system.pbc) and system.cell_ang is not None and self._potential.card.has_stress:
-            stress = prediction.stress_ev_per_ang3(float(abs(np.linalg.det(system.cell_ang))))
-        return Evaluation(
-            energy_ev=float(prediction.energy_ev),
-            energies_ev=prediction.energies_ev,
-            forces_ev_per_ang=np.asarray(prediction.forces_ev_per_ang, dtype=np.float64),
-            stress_ev_per_ang3=stress,
-            domain_distance=prediction.domain_distance,
-        )
 
 
 class AseProvider:
@@ -191,7 +129,7 @@ class AseProvider:
             "elements": self._elements,
             "dtype": None,
             "device": None,
-            "pins": {"execution": "ase", **_numpy_pins(), "ase": version("ase")},
+            "pins": {"execution": "ase", **numpy_pins(), "ase": version("ase")},
         }
 
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
@@ -227,7 +165,7 @@ class AseProvider:
                     stress = None
             energies = getattr(calculator, "results", {}).get("energies")
         except Exception as error:
-            return Evaluation.failed(_as_equipot_error(error, len(system.numbers)), len(system.numbers))
+            return Evaluation.failed(as_equipot_error(error), len(system.numbers))
         return Evaluation(
             energy_ev=energy,
             forces_ev_per_ang=forces,
@@ -236,12 +174,13 @@ class AseProvider:
         )
 
 
-def _as_equipot_error(error: Exception, n_atoms: int) -> EquipotError:
+def as_equipot_error(error: Exception) -> EquipotError:
+    """What went wrong in a calculation, in our words."""
     if isinstance(error, EquipotError):
         return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         wrapped: EquipotError = OutOfMemoryError(
-            f"There is not enough memory for a system of {n_atoms} atoms.", hint="Use a smaller system."
+            "There is not enough memory for this system.", hint="Use a smaller system."
         )
     else:
         wrapped = EquipotError(f"The forces could not be computed: {type(error).__name__}: {error}")
@@ -249,7 +188,7 @@ def _as_equipot_error(error: Exception, n_atoms: int) -> EquipotError:
     return wrapped
 
 
-def _numpy_pins() -> dict[str, Any]:
+def numpy_pins() -> dict[str, Any]:
     """What decides the last bit of a numpy result."""
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
     return {"machine": platform.machine(), "simd": sorted(simd.get("found", [])), "numpy": np.__version__}

@@ -100,7 +100,7 @@ def test_a_redis_that_loses_everything_while_a_job_runs_costs_an_attempt_and_no_
 
 DIES_OF_WATER = """
 import os
-from equipot.simulation.providers import NativeProvider
+from equipot.simulation.native import NativeProvider
 evaluate = NativeProvider.evaluate
 def evaluate_unless_water(self, systems):
     if any(len(system.numbers) == 3 for system in systems):

@@ -16,7 +16,8 @@ from equipot.simulation.motions.base import Motion
 from equipot.simulation.motions.fire import Fire
 from equipot.simulation.motions.langevin import Langevin
 from equipot.simulation.motions.velocity_verlet import VelocityVerlet
-from equipot.simulation.providers import ForceProvider, NativeProvider
+from equipot.simulation.native import NativeProvider
+from equipot.simulation.providers import ForceProvider
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 

@@ -1,0 +1,243 @@
+"""Forces from a potential of ours: system by system on a CPU, side by side on a GPU, within the memory there is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import reduce
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipot.errors import EquipotError, OutOfMemoryError
+from equipot.simulation.admission import (
+    FIRST_SLOTS,
+    LARGEST_REACH,
+    Admission,
+    CudaMemory,
+    HostMemory,
+    Load,
+    Memory,
+    is_out_of_memory,
+)
+from equipot.simulation.providers import Evaluation, System, as_equipot_error, numpy_pins
+from equipot.simulation.threads import Threads, torch_threads
+
+if TYPE_CHECKING:
+    from equipot.models.graph import AtomGraph
+    from equipot.models.neighbours import NeighbourSearch
+    from equipot.models.potential import Potential, Prediction
+
+LARGE_SYSTEM_ATOMS = 1_000  # above, one call uses all threads
+LARGE_THREADS_PIN = f"threads above {LARGE_SYSTEM_ATOMS} atoms"
+MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
+PROBED_SHARE = 0.125
+
+
+class NativeProvider:
+    """Forces from a potential of ours.
+
+    On a CPU every system is computed by its own call, so that batched equals alone to the last bit; calls are spread
+    over threads, or, for a large system, one call uses them all. On a GPU systems share passes, as many as fit into
+    memory; `reproducible` gives each its own there too.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        n_threads: int | None = None,
+        *,
+        reproducible: bool = False,
+        shared: bool | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        """n_threads None: as many as torch would use. shared None: on GPUs, unless reproducible."""
+        import torch
+
+        from equipot.models.neighbours import NeighbourSearch
+
+        on_gpu = potential.device.startswith("cuda")
+        self._potential = potential
+        self._shared = (on_gpu and not reproducible) if shared is None else shared
+        self._on_gpu = on_gpu
+        self._threads = Threads(n_threads or torch.get_num_threads())
+        self._memory = memory or (CudaMemory(potential.device) if on_gpu else HostMemory())
+        self._admission = Admission(self._memory)
+        self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
+        self._searches: dict[Hashable, NeighbourSearch] = {}
+        self._loads: dict[Hashable, Load] = {}  # of the last evaluation of larger systems
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "model": self._potential.name,
+            "sha256": self._potential.sha256,
+            "level_of_theory": self._potential.card.level_of_theory,
+            "elements": list(self._potential.card.elements),
+            "trained_on_stress": self._potential.card.has_stress,
+            "dtype": self._potential.dtype,
+            "device": self._potential.device,
+            "pins": {
+                "execution": f"native {self._potential.execution}",
+                "threads": 1,
+                LARGE_THREADS_PIN: self._threads.n,
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+                **({"batching": "shared" if self._shared else "each alone"} if self._on_gpu else {}),
+                **numpy_pins(),
+                "torch": version("torch"),
+                "vesin": version("vesin"),
+            },
+        }
+
+    def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
+        for system in systems:
+            if system.key not in self._searches:
+                self._searches[system.key] = self._new_search()
+        return self._evaluate_shared(systems) if self._shared else self._evaluate_each(systems)
+
+    def forget(self, key: Hashable) -> None:
+        self._searches.pop(key, None)
+        self._loads.pop(key, None)
+
+    def _evaluate_each(self, systems: Sequence[System]) -> list[Evaluation]:
+        """Small systems side by side on the threads; what may need all memory, or gains by all threads, by itself."""
+        by_itself = [self._needs_room(system) for system in systems]
+        small = [i for i, needs in enumerate(by_itself) if not needs]
+        spread = self._threads.map(self._evaluate_one, [systems[i] for i in small])
+        evaluations = dict(zip(small, spread, strict=True))
+        for place, needs in enumerate(by_itself):
+            again = not needs and len(small) > 1 and isinstance(evaluations[place].error, OutOfMemoryError)
+            if needs or again:
+                with torch_threads(self._threads.n if _is_large(systems[place]) else 1):
+                    evaluations[place] = self._evaluate_one(systems[place], measured=True)
+        return [evaluations[place] for place in range(len(systems))]
+
+    def _needs_room(self, system: System) -> bool:
+        if len(system.numbers) <= MOST_ATOMS_UNWATCHED:
+            return False
+        load = self._loads.get(system.key)
+        return _is_large(system) or load is None or not self._admission.fits(load, self._threads.n)
+
+    def _evaluate_one(self, system: System, measured: bool = False) -> Evaluation:
+        try:
+            graph = self._graph(system)
+            load = Load(graph.n_atoms, graph.neighbours.size)
+            if len(system.numbers) > MOST_ATOMS_UNWATCHED:
+                self._loads[system.key] = load
+            if not self._on_gpu:
+                self._refuse_too_large(load, system)
+            if measured and load.n_slots > 1.2 * self._admission.largest_slots:
+                with self._memory.measured() as peak:
+                    prediction = self._potential.evaluate(graph)
+                self._admission.learn(load, peak.n_bytes)
+            else:
+                prediction = self._potential.evaluate(graph)
+        except Exception as error:
+            return Evaluation.failed(self._as_equipot_error(error, system), len(system.numbers))
+        return self._evaluation(system, prediction)
+
+    def _refuse_too_large(self, load: Load, system: System) -> None:
+        """Where too much memory ends the process instead of raising: try a part first, and believe what it says."""
+        if load.n_slots <= FIRST_SLOTS:
+            return
+        while not self._admission.knows(load):
+            n_atoms = min(
+                int(PROBED_SHARE * load.n_atoms),
+                int(LARGEST_REACH * max(FIRST_SLOTS, self._admission.largest_slots) / max(load.row, 1)),
+            )
+            before = self._admission.largest_slots
+            self._probe(system, n_atoms)
+            if self._admission.largest_slots <= before:  # nothing could be measured
+                break
+        if not self._admission.fits(load):
+            raise self._admission.too_large(load)
+
+    def _probe(self, system: System, n_atoms: int) -> None:
+        """Measure the evaluation of a part of a system, without periodic images."""
+        part = np.argsort(system.positions_ang[:, 0], kind="stable")[:n_atoms]
+        graph = self._new_search().graph(system.numbers[part], system.positions_ang[part], None, (False,) * 3)
+        with self._memory.measured() as peak:
+            self._potential.evaluate(graph)
+        self._admission.learn(Load(graph.n_atoms, graph.neighbours.size), peak.n_bytes)
+
+    def _evaluate_shared(self, systems: Sequence[System]) -> list[Evaluation]:
+        """As few passes as memory allows."""
+        evaluations: dict[int, Evaluation] = {}
+        graphs: dict[int, AtomGraph] = {}
+        for place, (system, found) in enumerate(
+            zip(systems, self._threads.map(self._graph_or_error, systems), strict=True)
+        ):
+            if isinstance(found, Exception):
+                evaluations[place] = Evaluation.failed(self._as_equipot_error(found, system), len(system.numbers))
+            else:
+                graphs[place] = found
+        places = list(graphs)
+        loads = [Load(graph.n_atoms, graph.neighbours.size) for graph in graphs.values()]
+        waiting = [[places[i] for i in chunk] for chunk in self._admission.chunks(loads)]
+        while waiting:
+            chunk = waiting.pop()
+            outcome = self._pass(chunk, graphs)
+            if not isinstance(outcome, Exception):
+                for place, prediction in zip(chunk, outcome, strict=True):
+                    evaluations[place] = self._evaluation(systems[place], prediction)
+            elif len(chunk) > 1:
+                half = len(chunk) // 2 if is_out_of_memory(outcome) else 1
+                waiting += [chunk[start : start + half] for start in range(0, len(chunk), half)]
+            else:
+                system = systems[chunk[0]]
+                evaluations[chunk[0]] = Evaluation.failed(self._as_equipot_error(outcome, system), len(system.numbers))
+        return [evaluations[place] for place in range(len(systems))]
+
+    def _pass(self, chunk: Sequence[int], graphs: Mapping[int, AtomGraph]) -> list[Prediction] | Exception:
+        """One pass over the graphs of a chunk, or what went wrong in it."""
+        from equipot.models.graph import batch_graphs
+
+        load = reduce(Load.beside, (Load(graphs[i].n_atoms, graphs[i].neighbours.size) for i in chunk))
+        try:
+            with self._memory.measured() as peak:
+                predictions = self._potential.evaluate_many(batch_graphs([graphs[place] for place in chunk]))
+        except Exception as error:
+            failure = error.with_traceback(None)  # its frames hold what fills the memory
+        else:
+            self._admission.learn(load, peak.n_bytes)
+            return predictions
+        if is_out_of_memory(failure):
+            self._memory.release()
+            self._admission.failed(load)
+        return failure
+
+    def _graph(self, system: System) -> AtomGraph:
+        return self._searches[system.key].graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+
+    def _graph_or_error(self, system: System) -> AtomGraph | Exception:
+        try:
+            return self._graph(system)
+        except Exception as error:
+            return error
+
+    def _evaluation(self, system: System, prediction: Prediction) -> Evaluation:
+        stress = None
+        if all(system.pbc) and system.cell_ang is not None:
+            stress = prediction.stress_ev_per_ang3(float(abs(np.linalg.det(system.cell_ang))))
+        return Evaluation(
+            energy_ev=prediction.energy_ev,
+            energies_ev=prediction.energies_ev,
+            forces_ev_per_ang=np.asarray(prediction.forces_ev_per_ang, dtype=np.float64),
+            stress_ev_per_ang3=stress,
+            domain_distance=prediction.domain_distance,
+        )
+
+    def _as_equipot_error(self, error: Exception, system: System) -> EquipotError:
+        if isinstance(error, EquipotError) or not is_out_of_memory(error):
+            return as_equipot_error(error)
+        graph = self._graph_or_error(system)
+        width = 0 if isinstance(graph, Exception) else graph.neighbours.shape[1]
+        refusal = self._admission.too_large(Load(len(system.numbers), len(system.numbers) * width))
+        refusal.__cause__ = error
+        return refusal
+
+
+def _is_large(system: System) -> bool:
+    return len(system.numbers) > LARGE_SYSTEM_ATOMS
