@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from equipot.errors import EquipotError
 from equipot.simulation.engine import Moving, Watch, outside_domain
 from equipot.simulation.motions.base import Bodies
+from equipot.simulation.motions.descent import Descent
 from equipot.simulation.request import RunRequest
 from equipot.simulation.trajectory import Frame
 from equipot.simulation.verdicts import Outcome, SystemResult, Verdict
@@ -48,15 +50,34 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         energies_ev=_listed(evaluation.energies_ev) if evaluation else None,
         forces_ev_per_ang=_listed(evaluation.forces_ev_per_ang) if evaluation else None,
         stress_ev_per_ang3=_listed(evaluation.stress_ev_per_ang3) if evaluation else None,
-        fmax_ev_per_ang=motion.fmax_ev_per_ang(state) if has else None,
-        temperature_k=motion.temperature_k(state),
-        volume_ang3=observed.get("volume_ang3"),
-        pressure_gpa=observed.get("pressure_gpa"),
+        fmax_ev_per_ang=finite(motion.fmax_ev_per_ang(state)) if has else None,
+        temperature_k=finite(motion.temperature_k(state)),
+        volume_ang3=finite(observed.get("volume_ang3")),
+        pressure_gpa=finite(observed.get("pressure_gpa")),
+        cell_force_ev_per_ang=observed.get("cell_force_ev_per_ang"),
+        enthalpy_ev=observed.get("enthalpy_ev"),
+        space_group=motion.space_group(state) if isinstance(motion, Descent) else None,
         domain_distance=system.watch.domain_distance,
         structure=system.structure.moved_to(state.positions_ang, state.velocities_ang_per_fs, state.cell_ang).to_json(),
         warnings=[*request.start_warnings(system.idx), *_watch_warnings(system.watch), *_resume_warnings(differences)],
         bitwise=not differences,
     )
+
+
+def thermo_row(system: Moving) -> dict[str, Any]:
+    """The row of the thermo table for an evaluated system; a number that is not finite is None."""
+    observed = {name: finite(value) for name, value in system.motion.observables(system.state).items()}
+    return {
+        "system": system.idx,
+        "step": system.state.step,
+        "time_fs": system.motion.time_fs(system.state),
+        **observed,
+    }
+
+
+def finite(value: Any) -> Any:
+    """The value; None if it is a float that is not finite."""
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def rejected_result(idx: int, error: EquipotError, request: RunRequest) -> SystemResult:
@@ -72,6 +93,7 @@ def _without_numbers(idx: int, verdict: Verdict, request: RunRequest) -> SystemR
         converged=verdict.outcome == Outcome.CONVERGED if request.kind == "relax" else None,
         criterion=verdict.criterion,
         reason=verdict.reason.as_problem() if verdict.reason else None,
+        guard=asdict(verdict.guard) if verdict.guard else None,
         n_steps=0,
         time_fs=None,
         energy_ev=None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from equipot import __version__
-from equipot.checks import check_against_params
+from equipot.checks import check_against_params, doubts, moves_cell
 from equipot.errors import (
     ConflictError,
     EquipotError,
@@ -165,7 +165,12 @@ class RunRequest:
         rotates = isinstance(self.params, MDParams) and self.params.remove_rotation
         if rotates and self.structure(idx).is_periodic:
             warnings.append("remove_rotation was left out: a periodic system does not rotate.")
-        return warnings
+        if moves_cell(self.params) and self.provider.get("trained_on_stress") is False:
+            warnings.append(
+                f"{self.provider['model']} was not trained on stresses. The stress is the exact derivative of its "
+                "energy, but the cell it leads to has not been tested: compare with a calculation of your own."
+            )
+        return [*warnings, *doubts(self.structure(idx), self.params)]
 
     @cached_property
     def _twins(self) -> dict[int, int]:

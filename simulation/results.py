@@ -40,6 +40,7 @@ class SinglepointResult:
     n_steps: int
     domain_distance: float | None
     reason: EquipotError | None
+    guard: Mapping[str, Any] | None = None  #: that stopped it: {name, limit, value, step}
     warnings: tuple[str, ...]
     model: str | None
     model_sha256: str | None
@@ -62,9 +63,18 @@ class SinglepointResult:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RelaxResult(SinglepointResult):
-    """A relaxed structure: converged or not, and by which criterion."""
+    """A relaxed structure: converged or not, and by which criterion.
+
+    Where the cell relaxes: the largest generalised force on it, its volume, the pressure, and the enthalpy E + p V at
+    the target pressure. Where the symmetry is kept: the space group at the end, as in "Fm-3m (225)".
+    """
 
     converged: bool
+    cell_force_ev_per_ang: float | None = None
+    volume_ang3: float | None = None
+    pressure_gpa: float | None = None
+    enthalpy_ev: float | None = None
+    space_group: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -39,12 +39,23 @@ USABLE = frozenset({Outcome.CONVERGED, Outcome.MAX_STEPS, Outcome.COMPLETED})
 
 
 @dataclass(frozen=True)
+class GuardReport:
+    """The guard that stopped a system: its name, its limit, the value that crossed it, and the step."""
+
+    name: str
+    limit: float
+    value: float
+    step: int
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """An outcome, the rule it was judged by, and the problem behind it if there is one."""
+    """An outcome, the rule it was judged by, and the problem or the guard behind it if there is one."""
 
     outcome: Outcome
     criterion: str
     reason: EquipotError | None = None
+    guard: GuardReport | None = None
 
     @property
     def sentence(self) -> str:
@@ -75,8 +86,12 @@ class SystemResult:
     temperature_k: float | None
     domain_distance: float | None  #: the largest seen; above 1 is outside the training domain
     structure: dict[str, Any] | None
-    volume_ang3: float | None = None  #: of a fully periodic system in a dynamics
+    guard: dict[str, Any] | None = None  #: that stopped it: {name, limit, value, step}
+    volume_ang3: float | None = None  #: of a fully periodic system in a dynamics, or one whose cell relaxes
     pressure_gpa: float | None = None  #: kinetic and virial, if the model gives the stress
+    cell_force_ev_per_ang: float | None = None  #: the largest generalised force on a cell that relaxes
+    enthalpy_ev: float | None = None  #: E + p V at the target pressure, where a cell relaxes
+    space_group: str | None = None  #: at the end, as in "Fm-3m (225)", where it was to be kept
     seed: int | None = None
     warnings: list[str] = field(default_factory=list)
     model: str | None = None

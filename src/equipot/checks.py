@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from equipot.errors import InvalidStructureError
 from equipot.params import AnyParams, MDParams, RelaxParams
 from equipot.structure import Structure
+
+WIDEST_GAP_ANG = 8.0  # wider ones are vacuum more often than the pores of a crystal
 
 
 def check_against_params(structure: Structure, params: AnyParams, pointer: str = "") -> None:
@@ -25,12 +29,49 @@ def check_against_params(structure: Structure, params: AnyParams, pointer: str =
             pointer=f"{pointer}/{'pbc' if structure.cell_ang is not None else 'cell'}",
             hint="Give cell and pbc, or keep the cell fixed.",
         )
+    if isinstance(params, RelaxParams) and params.fix_symmetry and not all(structure.pbc):
+        raise InvalidStructureError(
+            "fix_symmetry keeps a space group, and only a structure periodic in all three directions has one.",
+            pointer=f"{pointer}/pbc",
+            hint="Give cell and pbc, or leave out fix_symmetry.",
+        )
     if isinstance(params, MDParams) and params.ensemble == "npt" and structure.fixed_atoms:
         raise InvalidStructureError(
             "npt moves every atom with the cell, but some atoms are to stay where they are.",
             pointer=f"{pointer}/fixed_atoms",
             hint="Leave out fixed_atoms, or choose ensemble nvt.",
         )
+
+
+def doubts(structure: Structure, params: AnyParams) -> list[str]:
+    """What makes it doubtful that these parameters are meant for this structure, in sentences; it runs all the same."""
+    if not moves_cell(params) or structure.cell_ang is None:
+        return []
+    inverse = np.linalg.inv(structure.cell_ang)
+    warnings = []
+    for axis, name in enumerate("abc"):
+        normal = inverse[:, axis] / np.linalg.norm(inverse[:, axis])
+        gap_ang = _largest_gap(structure.positions_ang @ inverse[:, axis]) / float(np.linalg.norm(inverse[:, axis]))
+        if gap_ang > WIDEST_GAP_ANG and _may_strain_along(normal, params):
+            warnings.append(
+                f"There is a gap of {gap_ang:.1f} Å between the atoms along {name}. If it is the vacuum around a slab "
+                "or a molecule, the size of the cell along it means nothing: keep it fixed."
+            )
+    return warnings
+
+
+def _largest_gap(fractional: np.ndarray) -> float:
+    """The widest stretch without an atom along a lattice vector, in its lengths."""
+    places = np.sort(fractional % 1.0)
+    return float(np.diff(places, append=places[0] + 1.0).max())
+
+
+def _may_strain_along(normal: np.ndarray, params: AnyParams) -> bool:
+    """Whether the length of the cell in this direction may change."""
+    mask = params.cell_mask if isinstance(params, RelaxParams) else None
+    xx, yy, zz, yz, xz, xy = mask or [True] * 6
+    allowed = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    return bool((np.abs(np.outer(normal, normal))[allowed] > 1e-6).any())
 
 
 def moves_cell(params: AnyParams) -> bool:

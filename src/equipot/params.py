@@ -110,6 +110,10 @@ class RelaxParams(Params):
                     )
         if self.cell_mask is not None and not any(self.cell_mask):
             raise _inconsistent("cell_mask", "nothing may change", "Set cell_filter to none to keep the cell.")
+        if self.hydrostatic and self.cell_mask is not None and not all(self.cell_mask):
+            raise _inconsistent("cell_mask", "hydrostatic changes all lengths at once", "Choose one of the two.")
+        if self.constant_volume and self.cell_mask is not None and sum(self.cell_mask) == sum(self.cell_mask[:3]) == 1:
+            raise _inconsistent("cell_mask", "one length cannot change at constant volume", "Choose one of the two.")
         if self.hydrostatic and self.constant_volume:
             raise _inconsistent("constant_volume", "hydrostatic leaves nothing to change", "Choose one of the two.")
         if self.constant_volume and self.pressure_gpa:
