@@ -1,17 +1,23 @@
-"""Frames in other people's formats. No torch, and ASE only inside functions."""
+"""Frames in other people's formats, one after the other: memory does not grow with their number.
+
+No torch, and ASE and h5py only inside functions.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from equipot.elements import SYMBOLS
 from equipot.errors import InvalidParameterError
+from equipot.simulation.arrays import write_npz
+from equipot.simulation.h5md import write_h5md
+from equipot.simulation.segments import TrajWriter
 from equipot.simulation.trajectory import Frame
 
 MEDIA_TYPES = {
@@ -19,20 +25,25 @@ MEDIA_TYPES = {
     "jsonl": "application/jsonl",
     "traj": "application/octet-stream",
     "npz": "application/octet-stream",
+    "h5md": "application/x-hdf5",
 }
 TEXT_FORMATS = ("extxyz", "jsonl")
 
 
 def export(frames: Iterable[Frame], format: str, path: Path) -> None:
-    """Write frames to a file as extxyz, jsonl, traj or npz."""
+    """Write frames to a file as extxyz, jsonl, traj, npz or h5md. Raises InvalidParameterError.
+
+    All but h5md take the frames of several systems.
+    """
     if format in TEXT_FORMATS:
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(export_text(frames, format))
     elif format == "traj":
         _write_traj(frames, path)
     elif format == "npz":
-        with path.open("wb") as file:
-            _write_npz(frames, file)
+        write_npz(frames, path)
+    elif format == "h5md":
+        write_h5md(frames, path)
     else:
         raise InvalidParameterError(
             f"Trajectories cannot be had as {format!r}.",
@@ -68,7 +79,7 @@ def extxyz(frame: Frame) -> str:
         xx, yy, zz, yz, xz, xy = frame.stress_ev_per_ang3
         comment.append(f'stress="{_numbers(np.array([xx, xy, xz, xy, yy, yz, xz, yz, zz]))}"')
     comment.append('pbc="' + " ".join("T" if p else "F" for p in structure.pbc) + '"')
-    comment += [f"{name}={value!r}" for name, value in frame.tags.items()]
+    comment += [f"{name}={_quoted(value)}" for name, value in _words(frame).items()]
     row = " ".join(" ".join([form] * values.shape[1]) for _, values, form in columns)
     cells = [values.tolist() for _, values, _ in columns]
     lines = [row % tuple(x for part in parts for x in part) for parts in zip(*cells, strict=True)]
@@ -76,10 +87,20 @@ def extxyz(frame: Frame) -> str:
 
 
 def json_line(frame: Frame) -> str:
-    """A frame as canonical structure JSON, which can be submitted again; tags, energy and stress are in its info."""
+    """A frame as canonical structure JSON, which can be submitted again; its info has all else but the forces."""
     stress = {} if frame.stress_ev_per_ang3 is None else {"stress_ev_per_ang3": frame.stress_ev_per_ang3.tolist()}
-    info = {**frame.tags, "energy_ev": frame.energy_ev, **stress}
+    info = {**_words(frame), "energy_ev": frame.energy_ev, **stress}
     return json.dumps(replace(frame.structure, info=info).to_json()) + "\n"
+
+
+def _words(frame: Frame) -> dict[str, object]:
+    """What a frame is called, and where it comes from."""
+    provenance = frame.provenance
+    return frame.tags | ({} if provenance is None else provenance.tags(frame.system))
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _numbers(values: np.ndarray) -> str:
@@ -87,44 +108,15 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def _write_traj(frames: Iterable[Frame], path: Path) -> None:
-    from ase.io.trajectory import TrajectoryWriter
-
-    with TrajectoryWriter(path, "w") as writer:
-        for frame in frames:
-            writer.write(frame.to_atoms())
-
-
-def _write_npz(frames: Iterable[Frame], file: IO[bytes]) -> None:
-    """Arrays over the frames of each system; with several systems, each name begins with `systemNNNN_`."""
-    of_system: dict[int, list[Frame]] = {}
-    for frame in frames:
-        of_system.setdefault(frame.system, []).append(frame)
-    arrays = {}
-    for system, own in of_system.items():
-        prefix = f"system{system:04d}_" if len(of_system) > 1 else ""
-        arrays.update({prefix + name: values for name, values in _arrays(own).items()})
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def _arrays(frames: list[Frame]) -> dict[str, np.ndarray]:
-    """Arrays of one system: the first axis counts frames. Absent stresses and times are NaN."""
-    first = frames[0].structure
-    arrays = {
-        "numbers": first.numbers,
-        "pbc": np.array(first.pbc),
-        "step": np.array([f.step for f in frames]),
-        "time_fs": np.array([np.nan if f.time_fs is None else f.time_fs for f in frames]),
-        "positions_ang": np.stack([f.structure.positions_ang for f in frames]),
-        "energy_ev": np.array([f.energy_ev for f in frames]),
-        "forces_ev_per_ang": np.stack([f.forces_ev_per_ang for f in frames]),
-    }
-    if first.cell_ang is not None:
-        arrays["cell_ang"] = np.stack([f.structure.cell_ang for f in frames if f.structure.cell_ang is not None])
-    velocities = [f.structure.velocities_ang_per_fs for f in frames]
-    if all(v is not None for v in velocities):
-        arrays["velocities_ang_per_fs"] = np.stack([v for v in velocities if v is not None])
-    if any(f.stress_ev_per_ang3 is not None for f in frames):
-        absent = np.full(6, np.nan)
-        stresses = [absent if f.stress_ev_per_ang3 is None else f.stress_ev_per_ang3 for f in frames]
-        arrays["stress_ev_per_ang3"] = np.stack(stresses)
-    return arrays
+    """ASE's .traj, in the precision of the run, which its description names."""
+    rest = iter(frames)
+    first = next(rest, None)
+    provenance = first.provenance if first is not None else None
+    description = {} if provenance is None else provenance.to_json()
+    dtype = "float64" if provenance is None else provenance.trajectory_dtype
+    writer = TrajWriter(path, description, dtype)
+    try:
+        for frame in chain(() if first is None else (first,), rest):
+            writer.write(frame)
+    finally:
+        writer.close()

@@ -28,7 +28,7 @@ from equipot.simulation.checkpoint import read_header
 from equipot.simulation.provenance import Provenance
 from equipot.simulation.segments import INDEX, SEGMENTS, Header, Record, SegmentReader, read_index
 from equipot.structure import Structure
-from equipot.units import ASE_TIME_FS
+from equipot.units import ASE_TIME_FS, GPA_PER_EV_PER_ANG3, KB_EV_PER_K
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -55,12 +55,38 @@ class Frame:
     forces_ev_per_ang: np.ndarray
     stress_ev_per_ang3: np.ndarray | None
     provenance: Provenance | None = None  #: of a frame read from a run
+    n_degrees: int | None = None  #: degrees of freedom as the run counts them, of a frame read from a run
 
     @property
     def tags(self) -> dict[str, Any]:
         """What a frame is called in files."""
-        time = {} if self.time_fs is None else {"time_fs": self.time_fs}
-        return {"system": self.system, "step": self.step, **time}
+        seed = None if self.provenance is None else self.provenance.seed(self.system)
+        known = {"time_fs": self.time_fs, "seed": seed}
+        return {"system": self.system, "step": self.step} | {k: v for k, v in known.items() if v is not None}
+
+    @property
+    def kinetic_ev(self) -> float | None:
+        """Kinetic energy, None where nothing has a velocity."""
+        if self.momenta is None:
+            return None
+        return float(0.5 * (self.momenta**2 / standard_or_own_masses_u(self.structure)[:, None]).sum())
+
+    @property
+    def temperature_k(self) -> float | None:
+        """Kinetic temperature; where the run says nothing, of three degrees of freedom for each free atom."""
+        kinetic = self.kinetic_ev
+        free = 3 * (self.structure.n_atoms - len(self.structure.fixed_atoms))
+        n_degrees = free if self.n_degrees is None else self.n_degrees
+        return None if kinetic is None or not n_degrees else 2.0 * kinetic / (n_degrees * KB_EV_PER_K)
+
+    @property
+    def pressure_gpa(self) -> float | None:
+        """Pressure: that of the forces, less a third of the trace of the stress, and that of the motion, 2 K / 3 V."""
+        volume = self.structure.volume_ang3
+        if self.stress_ev_per_ang3 is None or volume is None:
+            return None
+        of_motion = 2.0 * (self.kinetic_ev or 0.0) / (3.0 * volume)
+        return float(of_motion - self.stress_ev_per_ang3[:3].sum() / 3.0) * GPA_PER_EV_PER_ANG3
 
     def to_atoms(self) -> Atoms:
         """The frame as ASE Atoms with a SinglePointCalculator; its tags are in `info`."""
@@ -82,6 +108,16 @@ class Frame:
         stress = {} if self.stress_ev_per_ang3 is None else {"stress": self.stress_ev_per_ang3}
         atoms.calc = SinglePointCalculator(atoms, energy=self.energy_ev, forces=self.forces_ev_per_ang, **stress)
         return atoms
+
+
+def standard_or_own_masses_u(structure: Structure) -> np.ndarray:
+    """The masses (n_atoms,) a structure gives, else the standard ones."""
+    if structure.masses_u is not None:
+        return structure.masses_u
+    from ase.data import atomic_masses
+
+    masses: np.ndarray = atomic_masses[structure.numbers]
+    return masses
 
 
 @dataclass(frozen=True)
@@ -121,6 +157,7 @@ class RunFrames(Sequence[Frame]):
     def __init__(self, directory: Path, system: int | None = None) -> None:
         self._directory = Path(directory)
         self._provenance: Provenance | None = None
+        self._n_degrees: dict[int, int] | None = None
         self._reader: tuple[str, SegmentReader] | None = None
         header = read_header(self._directory)
         self._segments: list[str] = []
@@ -161,6 +198,12 @@ class RunFrames(Sequence[Frame]):
             self._provenance = Provenance.of_request(read_request(self._directory))
         return self._provenance
 
+    def n_degrees(self, system: int) -> int | None:
+        """Degrees of freedom of a system as the run counts them, None if its time series does not show them."""
+        if self._n_degrees is None:
+            self._n_degrees = _degrees_of_freedom(self._directory)
+        return self._n_degrees.get(system)
+
     @overload
     def __getitem__(self, index: int) -> Frame: ...
     @overload
@@ -169,7 +212,8 @@ class RunFrames(Sequence[Frame]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         entry = self._index[range(len(self))[index]]  # raises IndexError, and an index is not a float
-        return _frame(*self.record(index), self._ref(entry), self.provenance)
+        ref = self._ref(entry)
+        return _frame(*self.record(index), ref, self.provenance, self.n_degrees(ref.system))
 
     def record(self, index: int) -> tuple[Record, Header]:
         """A frame as it is in the file, whose arrays are read when they are asked for."""
@@ -185,7 +229,7 @@ class RunFrames(Sequence[Frame]):
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))
 
-    def _ref(self, entry: np.ndarray) -> FrameRef:
+    def _ref(self, entry: Any) -> FrameRef:
         time_fs = float(entry["time_fs"])
         return FrameRef(
             self._segments[entry["segment"]],
@@ -238,7 +282,19 @@ def _valid_lines(directory: Path, name: str, length: str) -> Iterator[dict[str, 
                 yield json.loads(line)
 
 
-def _frame(record: Record, header: Header, ref: FrameRef, provenance: Provenance) -> Frame:
+def _degrees_of_freedom(directory: Path) -> dict[int, int]:
+    """Of each system of a dynamics, from the first row of the time series in which it moves: 2 K / (k T)."""
+    found: dict[int, int] = {}
+    n_systems = sum("error" not in structure for structure in read_request(directory)["structures"])
+    for row in read_thermo(directory):
+        if row["system"] not in found and row.get("temperature_k") and "kinetic_ev" in row:
+            found[row["system"]] = round(2.0 * row["kinetic_ev"] / (KB_EV_PER_K * row["temperature_k"]))
+        if len(found) == n_systems or "kinetic_ev" not in row:
+            break
+    return found
+
+
+def _frame(record: Record, header: Header, ref: FrameRef, provenance: Provenance, n_degrees: int | None) -> Frame:
     momenta, cell, results = record.get("momenta"), np.array(record.get("cell")), record.results
     structure = Structure(
         numbers=header.numbers,
@@ -260,4 +316,5 @@ def _frame(record: Record, header: Header, ref: FrameRef, provenance: Provenance
         forces_ev_per_ang=results.get("forces"),
         stress_ev_per_ang3=None if stress is None else np.array(stress),
         provenance=provenance,
+        n_degrees=n_degrees,
     )

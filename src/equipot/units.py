@@ -12,6 +12,7 @@ from math import sqrt
 ELEMENTARY_CHARGE_C = 1.6021766208e-19
 ATOMIC_MASS_KG = 1.660539040e-27
 BOLTZMANN_J_PER_K = 1.38064852e-23
+AVOGADRO_PER_MOL = 6.022140857e23
 
 #: Boltzmann's constant, eV/K
 KB_EV_PER_K = BOLTZMANN_J_PER_K / ELEMENTARY_CHARGE_C
@@ -30,3 +31,6 @@ ASE_TIME_FS = sqrt(ATOMIC_MASS_KG / ELEMENTARY_CHARGE_C) * 1e5
 
 #: the Bohr radius in Å
 ANG_PER_BOHR = 0.52917721067
+
+#: the speed of light in cm/fs: a frequency in 1/fs divided by it is a wavenumber in cm⁻¹
+SPEED_OF_LIGHT_CM_PER_FS = 2.99792458e-5
