@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from math import inf
 
 import numpy as np
 
 from equipot.errors import DivergedError, EquipotError, NonFiniteError
 from equipot.params import Guards
-from equipot.simulation.guards import Crossing, crossings
+from equipot.simulation.guards import SMALLEST, Crossing, Watchman
 from equipot.simulation.motions.base import Motion, State
 from equipot.simulation.providers import Evaluation, ForceProvider, System
-from equipot.simulation.verdicts import Outcome, Verdict
+from equipot.simulation.verdicts import GuardReport, Outcome, Verdict
 from equipot.structure import Structure
 
 LARGEST_COORDINATE_ANG = 1.0e6
+LARGEST_SPEED_ANG_PER_FS = 1.0e6  # 300 times that of light
 _run_numbers = count()
 
 
@@ -71,6 +73,11 @@ class Engine:
         self._provider = provider
         self._run_number = next(_run_numbers)
         self._systems: dict[int, Moving] = {}
+        self._watchmen: dict[int, Watchman] = {}
+
+    def __len__(self) -> int:
+        """How many systems are still moving."""
+        return len(self._systems)
 
     @property
     def systems(self) -> dict[int, Moving]:
@@ -81,24 +88,29 @@ class Engine:
         """Let a system join; it is evaluated where it stands in the next step if its forces are not known yet."""
         assert system.idx not in self._systems
         self._systems[system.idx] = system
+        self._watchmen[system.idx] = Watchman.of(system.guards, system.structure)
 
     def remove(self, idx: int) -> Moving:
         """Take a system out."""
-        self._provider.forget(self._key(idx))
-        return self._systems.pop(idx)
+        system = self._systems.pop(idx)
+        self._let_go(idx)
+        return system
 
     def step(self) -> list[StepEvent]:
         """Advance every system by one step; a system that just joined is evaluated at step 0 instead."""
         with np.errstate(all="ignore"):  # what is not finite is looked for below, system by system
-            moved = {idx: self._moved(system) for idx, system in self._systems.items()}
-            asked = [idx for idx, state in moved.items() if _in_bounds(state)]
-            views = [self._view(idx, moved[idx]) for idx in asked]
-            evaluations = dict(zip(asked, self._provider.evaluate(views) if views else [], strict=True))
-            events = [self._judge(system, moved[idx], evaluations.get(idx)) for idx, system in self._systems.items()]
+            moved = {idx: _moved(system) for idx, system in self._systems.items()}
+            views = {idx: self._view(idx, state) for idx, state in moved.items() if isinstance(state, State)}
+            found = self._provider.evaluate(list(views.values())) if views else []
+            evaluations = dict(zip(views, found, strict=True))
+            events = [
+                _judged(system, moved[idx], evaluations.get(idx), self._watchmen[idx])
+                for idx, system in self._systems.items()
+            ]
         self._systems = {event.system.idx: event.system for event in events if event.verdict is None}
         for event in events:
             if event.verdict is not None:
-                self._provider.forget(self._key(event.system.idx))
+                self._let_go(event.system.idx)
         return events
 
     def _view(self, idx: int, state: State) -> System:
@@ -107,28 +119,66 @@ class Engine:
     def _key(self, idx: int) -> Hashable:
         return (self._run_number, idx)
 
-    def _moved(self, system: Moving) -> State:
-        return system.state if system.state.evaluation is None else system.motion.move(system.state)
+    def _let_go(self, idx: int) -> None:
+        self._watchmen.pop(idx)
+        self._provider.forget(self._key(idx))
 
-    def _judge(self, system: Moving, moved: State, evaluation: Evaluation | None) -> StepEvent:
-        problem = _problem(evaluation, moved.step)
-        if evaluation is None or problem is not None:
-            return StepEvent(system, verdict=_failure(problem or _left_space(moved), moved.step))
+
+def _moved(system: Moving) -> State | EquipotError:
+    """The next state, not evaluated yet, or why there is none."""
+    try:
+        moved = system.state if system.state.evaluation is None else system.motion.move(system.state)
+    except Exception as error:
+        return _step_problem(error, system.state.step + 1)
+    return moved if _in_bounds(moved) else _left_space(moved)
+
+
+def _judged(
+    system: Moving, moved: State | EquipotError, evaluation: Evaluation | None, watchman: Watchman
+) -> StepEvent:
+    """What became of a system in a step; whatever goes wrong ends this system and no other."""
+    if isinstance(moved, EquipotError):
+        step = system.state.step + (system.state.evaluation is not None)
+        return StepEvent(system, verdict=_failure(moved, step))
+    assert evaluation is not None
+    problem = _problem(evaluation, moved.step)
+    if problem is not None:
+        return StepEvent(system, verdict=_failure(problem, moved.step))
+    try:
         state = moved.evaluated(evaluation)
         if system.state.evaluation is not None:
             state = system.motion.settle(state)
-        watch, warnings, stopping = _watched(system, state)
-        verdict = system.motion.verdict(state)
-        if stopping is not None and (verdict is None or verdict.outcome != Outcome.CONVERGED):
-            verdict = _guard_verdict(stopping)
-        return StepEvent(replace(system, state=state, watch=watch), tuple(warnings), verdict)
+        if not _in_bounds(state):
+            return StepEvent(system, verdict=_failure(_left_space(state), state.step))
+        watch, warnings, stopping = _watched(system, state, watchman)
+        verdict = system.motion.verdict(state) if stopping is None else _guard_verdict(stopping)
+    except Exception as error:
+        return StepEvent(system, verdict=_failure(_step_problem(error, moved.step), moved.step))
+    after = Moving(system.idx, system.structure, system.motion, state, system.guards, watch)
+    return StepEvent(after, tuple(warnings), verdict)
 
 
 def _in_bounds(state: State) -> bool:
-    near = bool(np.abs(state.positions_ang).max(initial=0.0) < LARGEST_COORDINATE_ANG)  # False for NaN too
-    if state.cell_ang is not None:
-        near = near and bool(np.abs(state.cell_ang).max() < LARGEST_COORDINATE_ANG)
-    return near and (state.velocities_ang_per_fs is None or bool(np.isfinite(state.velocities_ang_per_fs).all()))
+    return (
+        _below(state.positions_ang, LARGEST_COORDINATE_ANG)
+        and _below(state.cell_ang, LARGEST_COORDINATE_ANG)
+        and _below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS)
+    )
+
+
+def _below(array: np.ndarray | None, limit: float) -> bool:
+    """Whether every number is smaller; False for NaN too."""
+    return array is None or bool(-limit < array.min(initial=inf) and array.max(initial=-inf) < limit)
+
+
+def _step_problem(error: Exception, step: int) -> EquipotError:
+    """What went wrong in the arithmetic of a step."""
+    if isinstance(error, EquipotError):
+        return error
+    kind = DivergedError if isinstance(error, ArithmeticError | np.linalg.LinAlgError) else EquipotError
+    problem = kind(f"Step {step} could not be taken: {type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem
 
 
 def _left_space(state: State) -> EquipotError:
@@ -137,9 +187,7 @@ def _left_space(state: State) -> EquipotError:
     return DivergedError(f"{what} at step {state.step}.", hint="Use a smaller step, or relax the structure first.")
 
 
-def _problem(evaluation: Evaluation | None, step: int) -> EquipotError | None:
-    if evaluation is None:
-        return None
+def _problem(evaluation: Evaluation, step: int) -> EquipotError | None:
     if evaluation.error is not None:
         return evaluation.error
     if not evaluation.is_finite:
@@ -158,7 +206,7 @@ def _failure(problem: EquipotError, step: int) -> Verdict:
     )
 
 
-def _watched(system: Moving, state: State) -> tuple[Watch, list[str], Crossing | None]:
+def _watched(system: Moving, state: State, watchman: Watchman) -> tuple[Watch, list[str], Crossing | None]:
     """The watch after this state, warnings that are new, and the guard that stops the system."""
     watch = system.watch
     warnings: list[str] = []
@@ -172,15 +220,15 @@ def _watched(system: Moving, state: State) -> tuple[Watch, list[str], Crossing |
         watch = replace(watch, domain_step=state.step)
         warnings.append(outside_domain(distance, state.step))
     stopping = None
-    for crossing in crossings(system.guards, system.structure, system.motion, state, watch.start_conserved_ev):
+    for crossing in watchman.crossings(system.motion, state, watch.start_conserved_ev):
         if crossing.stops:
             stopping = stopping or crossing
-        elif crossing.guard not in watch.warned_guards:
+        elif crossing.name not in watch.warned_guards:
             warnings.append(crossing.sentence)
             watch = replace(
                 watch,
                 warned=(*watch.warned, crossing.sentence),
-                warned_guards=(*watch.warned_guards, crossing.guard),
+                warned_guards=(*watch.warned_guards, crossing.name),
             )
     return watch, warnings, stopping
 
@@ -196,8 +244,9 @@ def outside_domain(distance: float, step: int) -> str:
 def _guard_verdict(crossing: Crossing) -> Verdict:
     reason = DivergedError(
         crossing.sentence,
-        pointer=f"/params/guards/{crossing.guard}",
+        pointer=f"/params/guards/{crossing.name}",
         hint="Look at the trajectory; if this is meant, raise the limit or set the policy to warn.",
     )
-    sign = ">=" if crossing.guard == "min_distance_ang" else "<="
-    return Verdict(Outcome.GUARD_STOPPED, f"{crossing.guard} {sign} {crossing.limit:g}", reason)
+    sign = ">=" if crossing.name == SMALLEST else "<="
+    report = GuardReport(crossing.name, crossing.limit, crossing.value, crossing.step)
+    return Verdict(Outcome.GUARD_STOPPED, f"{crossing.name} {sign} {crossing.limit:g}", reason, report)

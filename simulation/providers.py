@@ -6,7 +6,6 @@ import platform
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +16,8 @@ from equipot.structure import Structure
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
+
+LARGEST_NUMBER = 1.0e100  # of an energy in eV or a force in eV/Å; what is larger has overflown
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +77,12 @@ class Evaluation:
 
     @property
     def is_finite(self) -> bool:
-        """Whether energy, forces and, if there is one, stress are numbers."""
+        """Whether energy, forces and, if there is one, stress are numbers whose squares are numbers too."""
         stress = self.stress_ev_per_ang3
         return (
-            isfinite(self.energy_ev)
-            and bool(np.isfinite(self.forces_ev_per_ang).all())
-            and (stress is None or bool(np.isfinite(stress).all()))
+            abs(self.energy_ev) < LARGEST_NUMBER
+            and bool((np.abs(self.forces_ev_per_ang) < LARGEST_NUMBER).all())
+            and (stress is None or bool((np.abs(stress) < LARGEST_NUMBER).all()))
         )
 
 

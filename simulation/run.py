@@ -19,7 +19,7 @@ from equipot.simulation.checkpoint import load_checkpoint
 from equipot.simulation.engine import Engine, Moving, StepEvent
 from equipot.simulation.providers import ForceProvider
 from equipot.simulation.recorder import Recorder
-from equipot.simulation.reports import frame_of, rejected_result, result_of
+from equipot.simulation.reports import frame_of, rejected_result, result_of, thermo_row
 from equipot.simulation.request import RunRequest
 from equipot.simulation.trajectory import Frame, attempts_begun, read_results
 from equipot.simulation.verdicts import Outcome, SystemResult, Verdict
@@ -143,7 +143,7 @@ class Run:
     @property
     def done(self) -> bool:
         """True when every system has ended."""
-        return not self._engine.systems
+        return len(self._engine) == 0
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -277,8 +277,7 @@ class Run:
         for sentence in event.warnings:
             calls.append(lambda sentence=sentence: self._tell(told.on_warning, system.idx, sentence))  # type: ignore[misc]
         if event.advanced and (ended or state.step % request.thermo_every == 0):
-            row = {"system": system.idx, "step": state.step, "time_fs": system.motion.time_fs(state)}
-            row.update(system.motion.observables(state))
+            row = thermo_row(system)
             self._recorder.thermo(row)
             calls.append(lambda: self._tell(told.on_thermo, row))
         if not ended and state.step % request.save_every == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from equipot.models.loading import load_potential
 from equipot.params import Guard, Guards, MDParams, RelaxParams
 from equipot.simulation.engine import Engine, Moving
-from equipot.simulation.motions.base import Motion
+from equipot.simulation.guards import Watchman
+from equipot.simulation.motions.base import Motion, State
 from equipot.simulation.motions.fire import Fire
 from equipot.simulation.motions.langevin import Langevin
+from equipot.simulation.motions.single_point import SinglePoint
 from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.simulation.native import NativeProvider
-from equipot.simulation.providers import ForceProvider
+from equipot.simulation.providers import Evaluation, ForceProvider
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
 
@@ -146,16 +149,27 @@ def test_a_system_that_loses_its_numbers_diverges_and_keeps_its_last_good_state(
         ("max_temperature_k", 10.0),
         ("min_distance_ang", 3.9),
         ("max_drift_ev_per_atom", 1e-9),
+        ("max_displacement_ang", 0.01),
+        ("max_domain_distance", 0.5),
     ],
 )
 def test_each_guard_stops_warns_or_ignores(forces: Any, name: str, limit: float) -> None:
+    class Sceptical(forces.LennardJones):  # type: ignore[misc]
+        """Forces that call every system a little further from the training data at each step."""
+
+        def forces(self, system: Any) -> Any:
+            return replace(super().forces(system), domain_distance=0.2 * self.n_calls)
+
     def with_policy(policy: Any) -> tuple[Verdict, Any]:
         guards = Guards(**{name: Guard(limit=limit, policy=policy)})
-        return end(forces.LennardJones(), system(0, forces.argon_cluster(4), "nve", 10, guards=guards))
+        return end(Sceptical(), system(0, forces.argon_cluster(4), "nve", 10, guards=guards))
 
-    stopped, _ = with_policy("stop")
+    stopped, event = with_policy("stop")
     assert stopped.outcome == Outcome.GUARD_STOPPED
     assert name in stopped.criterion
+    assert stopped.guard is not None
+    assert (stopped.guard.name, stopped.guard.limit, stopped.guard.step) == (name, limit, event.system.state.step)
+    assert (stopped.guard.value < limit) == (name == "min_distance_ang")
     assert stopped.reason is not None
     assert stopped.reason.culprits[0].pointer == f"/params/guards/{name}"
     warned, event = with_policy("warn")
@@ -165,6 +179,67 @@ def test_each_guard_stops_warns_or_ignores(forces: Any, name: str, limit: float)
     ignored, event = with_policy("ignore")
     assert ignored.outcome == Outcome.COMPLETED
     assert not event.system.watch.warned
+
+
+def test_a_limit_that_is_crossed_where_the_forces_vanish_stops_the_system_all_the_same(forces: Any) -> None:
+    """Converged is not what was asked for if the atoms went where they should not."""
+    guards = Guards(max_displacement_ang=Guard(limit=0.03))
+    far = Structure(np.array([18]), np.array([[0.2, 0.0, 0.0]]))
+    tight = {"fmax_ev_per_ang": 0.35}
+    moves = Fire(far, RelaxParams(max_steps=50, **tight))
+    verdict, event = end(forces.Springs(), Moving(0, far, moves, moves.start(), guards))
+    assert verdict.outcome == Outcome.GUARD_STOPPED
+    assert verdict.guard is not None
+    assert verdict.guard.value == 0.2 - event.system.state.positions_ang[0, 0]
+    verdict, _ = end(forces.Springs(), Moving(0, far, moves, moves.start()))
+    assert verdict.outcome == Outcome.CONVERGED
+
+
+def test_atoms_a_moving_cell_carries_along_are_not_displaced() -> None:
+    cell = np.array([[4.0, 0.3, 0.0], [0.0, 5.0, 0.0], [0.1, 0.0, 6.0]])
+    start = Structure(np.full(2, 18), np.array([[0.0, 0.0, 0.0], [30.0, 2.0, 3.0]]), cell, (True,) * 3)
+    strain = np.eye(3) + np.diag([0.1, -0.05, 0.2])
+    moved = start.positions_ang @ strain + np.array([[0.3, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    state = State(7, moved, cell @ strain)
+    watchman = Watchman.of(Guards(max_displacement_ang=Guard(limit=0.29)), start)
+    (crossing,) = watchman.crossings(SinglePoint(start), state, None)
+    assert crossing.value == pytest.approx(0.3, abs=1e-12)
+
+
+@pytest.mark.parametrize("culprit", ["move", "settle", "verdict"])
+@pytest.mark.parametrize("error", [ZeroDivisionError, np.linalg.LinAlgError, TypeError])
+def test_an_error_in_the_arithmetic_of_one_system_ends_that_system_only(
+    forces: Any, culprit: str, error: type[Exception]
+) -> None:
+    class Clumsy(VelocityVerlet):
+        def move(self, state: State) -> State:
+            return self.stumble("move", state.step, super().move(state))
+
+        def settle(self, moved: State) -> State:
+            return self.stumble("settle", moved.step - 1, super().settle(moved))
+
+        def verdict(self, state: State) -> Verdict | None:
+            return self.stumble("verdict", state.step - 1, super().verdict(state))
+
+        def stumble(self, where: str, step: int, result: Any) -> Any:
+            if where == culprit and step == 3:
+                raise error("stumbled")
+            return result
+
+    bad = system(1, forces.argon_cluster(4), "nve")
+    bad = replace(bad, motion=Clumsy(bad.structure, bad.motion._params, 5))  # type: ignore[attr-defined]
+    good = system(0, forces.argon_cluster(5), "nvt")
+    story = run(forces.LennardJones(), [good, bad])
+    outcome = Outcome.FAILED if error is TypeError else Outcome.DIVERGED
+    assert [story[1][-1][0], story[1][-1][-1]] == [3, outcome]
+    assert story[0] == run(forces.LennardJones(), [good])[0]
+
+
+def test_numbers_too_large_to_be_squared_are_not_called_finite() -> None:
+    assert not Evaluation(0.0, np.full((1, 3), 1e200)).is_finite
+    assert not Evaluation(1e200, np.zeros((1, 3))).is_finite
+    assert not Evaluation(0.0, np.zeros((1, 3)), stress_ev_per_ang3=np.full(6, np.nan)).is_finite
+    assert Evaluation(-1e9, np.zeros((1, 3))).is_finite
 
 
 def test_a_guard_that_is_not_reached_changes_nothing(forces: Any) -> None:
