@@ -31,7 +31,7 @@ def load_potential(
     """
     path, card = _card_of(model)
     torch_dtype = _dtype(dtype)
-    torch_device = _device(device)
+    torch_device = resolve_device(device)
     tensors = _tensors(path, card)
     network = _network(card, tensors, path)
     domain = None
@@ -84,7 +84,8 @@ def _dtype(dtype: str | None) -> torch.dtype:
     return DTYPES[dtype or "float64"]
 
 
-def _device(device: str | None) -> torch.device:
+def resolve_device(device: str | None) -> torch.device:
+    """The device meant: None or "auto" is CUDA if there is one, else the CPU. Raises InvalidParameterError."""
     if device in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") and not str(device).startswith("cuda:"):
