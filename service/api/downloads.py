@@ -16,12 +16,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from equipot.errors import UnsupportedFormatError
+from equipot.errors import PayloadTooLargeError, UnsupportedFormatError
 from equipot.service.api.context import finite
 from equipot.simulation.exports import MEDIA_TYPES, TEXT_FORMATS, export, export_text
-from equipot.simulation.trajectory import Frame, frame_index, read_frames, read_thermo
+from equipot.simulation.sources import JoinedFrames
+from equipot.simulation.trajectory import Frame, read_thermo
 
 CHUNK_BYTES = 64 * 1024
+LARGEST_FILE_BYTES = 8_000_000_000
+BYTES_PER_ATOM = 9 * 8  # position, velocity and force
 THERMO_MEDIA_TYPES = {"json": "application/json", "jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 
 
@@ -39,17 +42,18 @@ class Trajectory:
     """The frames of a job that a selection picks, as they are at this moment."""
 
     def __init__(self, run_dirs: Iterable[Path], selection: Selection) -> None:
-        self._system = selection.system
-        sizes = [(path, len(frame_index(path, selection.system))) for path in run_dirs]
-        total = sum(n for _, n in sizes)
-        picked = range(*slice(selection.start, selection.stop, selection.stride).indices(total))
-        self.n_frames = len(picked)
-        self._parts = list(_parts(sizes, picked))
+        begun = [path for path in run_dirs if path.exists()]
+        self._frames = JoinedFrames(begun, selection.system)
+        wanted = slice(selection.start, selection.stop, selection.stride)
+        self._picked = range(*wanted.indices(len(self._frames)))
+
+    @property
+    def n_frames(self) -> int:
+        return len(self._picked)
 
     def frames(self) -> Iterator[Frame]:
         """The picked frames, one after the other."""
-        for path, local in self._parts:
-            yield from read_frames(path, self._system, local.start, local.stop, local.step)
+        return (self._frames[i] for i in self._picked)
 
     def chunks(self, format: str) -> Iterator[bytes]:
         """The frames as a file in this format. Raises UnsupportedFormatError before anything is read."""
@@ -57,7 +61,20 @@ class Trajectory:
             raise unsupported(format, MEDIA_TYPES)
         if format in TEXT_FORMATS:
             return _gathered(export_text(self.frames(), format))
+        self._refuse_too_large(format)
         return self._file_chunks(format)
+
+    def _refuse_too_large(self, format: str) -> None:
+        """These formats are put together in a temporary file: what would fill the disk is refused."""
+        if self._picked:
+            n_bytes = self.n_frames * self._frames[self._picked[0]].structure.n_atoms * BYTES_PER_ATOM
+            if n_bytes > LARGEST_FILE_BYTES:
+                raise PayloadTooLargeError(
+                    f"{self.n_frames} frames as {format} are about {n_bytes / 1e9:.1f} GB; "
+                    f"at most {LARGEST_FILE_BYTES / 1e9:.0f} GB are made at once.",
+                    pointer="query:stride",
+                    hint="Ask for parts with start and stop, for fewer with stride, or for extxyz, which streams.",
+                )
 
     def _file_chunks(self, format: str) -> Iterator[bytes]:
         with tempfile.TemporaryDirectory(prefix="equipot-") as folder:
@@ -87,19 +104,6 @@ def unsupported(format: str, known: Iterable[str]) -> UnsupportedFormatError:
     return UnsupportedFormatError(
         f"It cannot be had as {format[:40]!r}.", pointer="query:format", hint=f"Formats: {', '.join(known)}."
     )
-
-
-def _parts(sizes: list[tuple[Path, int]], picked: range) -> Iterator[tuple[Path, range]]:
-    """For each run directory the picked frames, counted within it."""
-    offset = 0
-    for path, n in sizes:
-        first = picked.start
-        if first < offset:
-            first += -(-(offset - first) // picked.step) * picked.step
-        local = range(first - offset, min(picked.stop - offset, n), picked.step)
-        if local:
-            yield path, local
-        offset += n
 
 
 def _gathered(texts: Iterable[str]) -> Iterator[bytes]:

@@ -153,7 +153,8 @@ def _last_frames(folder: Path) -> Iterator[Frame]:
 def _write_trajectory(folder: Path) -> None:
     """All frames in one .traj: the segment itself if there is one only."""
     from equipot.simulation.exports import export
-    from equipot.simulation.trajectory import SEGMENTS, attempts_begun, read_frames
+    from equipot.simulation.segments import SEGMENTS
+    from equipot.simulation.trajectory import attempts_begun, read_frames
 
     target = folder / TRAJECTORY
     target.unlink(missing_ok=True)

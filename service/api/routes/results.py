@@ -82,6 +82,10 @@ def trajectory(
     if format not in MEDIA_TYPES:
         raise unsupported(format, MEDIA_TYPES)
     _check_system(job, system)
+    if format == "h5md" and system is None and job.progress.n_systems > 1:
+        raise InvalidParameterError(
+            "An H5MD file holds one system.", pointer="query:system", hint=f"0 to {job.progress.n_systems - 1}."
+        )
     found = Trajectory(use.store.shard_dirs(job.id), Selection(system, start, stop, stride))
     headers = {
         "X-Frames": str(found.n_frames),

@@ -7,12 +7,15 @@ import io
 import json
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from ase.io import iread
 from ase.io.trajectory import TrajectoryReader
 
 from equipot import __version__
+from equipot.errors import PayloadTooLargeError
+from equipot.service.api import downloads
 from equipot.structure import structure_from_json
 
 from .conftest import WATER, LiveApi
@@ -84,6 +87,39 @@ def test_extxyz_traj_npz_and_jsonl_hold_the_same_frames(working_api: LiveApi, fi
         assert np.array_equal(np.array(from_json[i]["positions"]), positions)
         assert from_xyz[i].get_potential_energy() == from_traj[i].get_potential_energy() == from_npz["energy_ev"][i]
         assert np.array_equal(from_xyz[i].get_forces(), from_traj[i].get_forces())
+
+
+def test_h5md_of_one_system_has_the_same_numbers(working_api: LiveApi, finished: dict[str, Any]) -> None:
+    from_npz = np.load(io.BytesIO(get(working_api, finished, "trajectory", format="npz", system=2).content))
+    answer = get(working_api, finished, "trajectory", format="h5md", system=2)
+    assert answer.headers["content-type"] == "application/x-hdf5"
+    with h5py.File(io.BytesIO(answer.content)) as file:
+        particles = file["particles/trajectory"]
+        assert np.array_equal(particles["position/value"][:], from_npz["positions_ang"])
+        assert np.array_equal(particles["velocity/value"][:], 1000 * from_npz["velocities_ang_per_fs"])
+        assert file["parameters/equipot"].attrs["model_sha256"] == finished["model_sha256"]
+        assert file["parameters/equipot"].attrs["seed"] == 3
+
+
+def test_h5md_of_several_systems_is_refused_with_the_field_to_fill_in(
+    working_api: LiveApi, finished: dict[str, Any]
+) -> None:
+    answer = working_api.http.get(f"/v1/jobs/{finished['id']}/trajectory", params={"format": "h5md"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "query:system"
+
+
+def test_a_file_that_would_fill_the_disk_is_refused_before_it_is_made(
+    working_api: LiveApi, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = downloads.Trajectory(working_api.store.shard_dirs(finished["id"]), downloads.Selection())
+    n_bytes = found.n_frames * 3 * 9 * 8  # position, velocity and force of three atoms
+    monkeypatch.setattr(downloads, "LARGEST_FILE_BYTES", n_bytes)
+    assert b"".join(found.chunks("traj"))
+    monkeypatch.setattr(downloads, "LARGEST_FILE_BYTES", n_bytes - 1)
+    with pytest.raises(PayloadTooLargeError, match="fewer with stride"):
+        found.chunks("traj")
+    assert b"".join(found.chunks("extxyz"))
 
 
 def test_a_frame_can_be_submitted_again(working_api: LiveApi, finished: dict[str, Any]) -> None:
