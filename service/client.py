@@ -34,6 +34,7 @@ OneStructure: TypeAlias = "Atoms | Structure | Mapping[str, Any]"
 Structures: TypeAlias = "OneStructure | Sequence[OneStructure]"
 OnProgress = Callable[[Progress], None]
 
+EVALUATE = "/v1/evaluate"
 LONG_POLL_S = 30
 SHORT_POLL_S = 1  # between two calls of on_progress
 ANSWER_S = 60.0
@@ -86,6 +87,19 @@ class Client:
 
         job = self.submit("singlepoint", structures, model=model).wait()
         return [SinglepointResult.from_record(record, atoms) for record, atoms in job.ended_systems()]
+
+    def evaluate(
+        self, structures: Structures, model: str = "organic", *, dtype: str = "float64", device: str = "auto"
+    ) -> dict[str, Any]:
+        """Energy, forces and stress at once, without a job: `items` has one entry for each structure, in order.
+
+        An entry that could not be computed has an `error`. Raises UnavailableError without a worker.
+        """
+        body = {"model": model, "structures": _as_json(structures), "dtype": dtype, "device": device}
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        answer: dict[str, Any] = self.request("POST", EVALUATE, content=content, headers=headers).json()
+        return answer
 
     # -- jobs
 
@@ -352,7 +366,9 @@ def _may_repeat(method: str, path: str, given: Mapping[str, Any], error: httpx.T
     """Whether sending the request again cannot do anything twice."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return True
-    return method == "GET" or path.endswith("/cancel") or "Idempotency-Key" in given.get("headers", {})
+    return (
+        method == "GET" or path == EVALUATE or path.endswith("/cancel") or "Idempotency-Key" in given.get("headers", {})
+    )
 
 
 def _record(data: Mapping[str, Any]) -> JobRecord:

@@ -16,7 +16,9 @@ log = structlog.get_logger()
 class Engines:
     """Loads a potential when it is first asked for and keeps it as long as the process lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_threads: int | None = None) -> None:
+        """n_threads: see NativeProvider."""
+        self._n_threads = n_threads
         self._providers: dict[tuple[str, str, str], ForceProvider] = {}
         self._names: list[str] = []
 
@@ -42,7 +44,7 @@ class Engines:
             )
         key = (potential.sha256, dtype, device)
         if key not in self._providers:
-            self._providers[key] = NativeProvider(potential)
+            self._providers[key] = NativeProvider(potential, self._n_threads)
             self._names.append(f"{potential.name} {dtype} {device}")
             log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
         return self._providers[key]

@@ -24,8 +24,10 @@ from rq.serializers import JSONSerializer
 
 from equipot.errors import EquipotError
 from equipot.service.claims import Claims
+from equipot.service.desk import Desk
 from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
 from equipot.service.engines import Engines
+from equipot.service.evaluator import Evaluator
 from equipot.service.logs import configure_logs
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
@@ -193,10 +195,13 @@ def main(settings: Settings | None = None) -> int:
     about |= {"ready": True, "models": engines.names}
     heartbeat.beat()
     Watch(store)
+    evaluator = Evaluator(Desk(connect(url, patience_s=settings.redis_patience_s)), device)
+    evaluator.start()
     log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
     try:
         _listen(store.redis, bench, settings, worker_id, device)
     finally:
+        evaluator.stop()
         heartbeat.stop()
     log.info("stopped")
     return 0

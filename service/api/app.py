@@ -20,9 +20,10 @@ from equipot.service.api.context import PROBLEMS, Services, refuse_unknown_query
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
 from equipot.service.api.openapi import describe
-from equipot.service.api.routes import jobs, models, operations, pages, results, structures
+from equipot.service.api.routes import evaluate, jobs, models, operations, pages, results, structures
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.desk import Desk
 from equipot.service.logs import configure_logs
 from equipot.service.redis_server import connect
 from equipot.service.settings import Settings
@@ -60,9 +61,11 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
         dependencies=[Depends(refuse_unknown_query)],
     )
     metrics = Metrics()
-    app.state.services = Services(settings, store, metrics, FileReader(), EventHub(store, closing), closing)
+    app.state.services = Services(
+        settings, store, metrics, FileReader(), EventHub(store, closing), Desk(store.redis), closing
+    )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    for module in (jobs, results, structures, models, operations, pages):
+    for module in (jobs, evaluate, results, structures, models, operations, pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

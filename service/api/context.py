@@ -20,6 +20,7 @@ from equipot.errors import InvalidParameterError, JobNotFoundError
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.desk import Desk
 from equipot.service.records import JobRecord
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
@@ -44,6 +45,7 @@ class Services:
     metrics: Metrics
     reader: FileReader
     hub: EventHub
+    desk: Desk
     closing: asyncio.Event  #: set when the server is asked to stop: streams end themselves
     waiters: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MOST_WAITING))
 

@@ -85,6 +85,26 @@ class SystemResult(Schema):
     outcome: str
 
 
+class EvaluationItem(Schema):
+    """Numbers of one structure, in eV and Å with ASE's signs, or the problem that kept them from being computed."""
+
+    energy_ev: float | None = None
+    energies_ev: list[float] | None = None
+    forces_ev_per_ang: list[list[float]] | None = None
+    stress_ev_per_ang3: list[float] | None = Field(None, description="xx, yy, zz, yz, xz, xy; of crystals only")
+    domain_distance: float | None = Field(None, description="above 1: outside the training data")
+    error: Problem | None = None
+
+
+class EvaluationList(Schema):
+    model: str
+    model_sha256: str
+    level_of_theory: str
+    dtype: str
+    device: str
+    items: list[EvaluationItem]
+
+
 class SystemList(Schema):
     items: list[SystemResult]
     next_page_token: str

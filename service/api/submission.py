@@ -6,7 +6,7 @@ No ASE and no torch on this path: it takes milliseconds. Files inside a request 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +107,26 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
     """
     job = parse_job(data, settings)
     _, card = find_model(job.model)
+    structures, warnings = read_structures(job.structures, card, settings, reader, stored)
+    for index, structure in enumerate(structures):
+        check_against_params(structure, job.params, f"/structures/{index}")
+    return Submission(job, card, structures, _resolved(job, structures), warnings)
+
+
+def read_structures(
+    given_structures: Sequence[Mapping[str, Any]],
+    card: PotentialCard,
+    settings: Settings,
+    reader: FileReader,
+    stored: StructureSource,
+) -> tuple[list[Structure], list[JobWarning]]:
+    """The structures of a request, each checked by itself and against the model, and remarks on them.
+
+    Raises an InputError with pointers into the body.
+    """
     structures: list[Structure] = []
     warnings: list[JobWarning] = []
-    for index, given in enumerate(job.structures):
+    for index, given in enumerate(given_structures):
         pointer = f"/structures/{index}"
         structure, remarks = _structure(given, pointer, reader, stored)
         if structure.n_atoms > settings.max_atoms:
@@ -121,9 +138,7 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
         check_against_model(structure, card.elements, card.name, pointer)
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
-    for index, structure in enumerate(structures):
-        check_against_params(structure, job.params, f"/structures/{index}")
-    return Submission(job, card, structures, _resolved(job, structures), warnings)
+    return structures, warnings
 
 
 def _structure(

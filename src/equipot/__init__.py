@@ -25,13 +25,24 @@ _HOMES = {
     "run_md": "equipot.simulation.api",
     "singlepoint": "equipot.simulation.api",
     "Client": "equipot.service.client",
+    "RemoteCalculator": "equipot.service.remote_calculator",
 }
-__all__ = ["Client", "EquipotCalculator", "__version__", "load_potential", "relax", "run_md", "singlepoint"]
+__all__ = [
+    "Client",
+    "EquipotCalculator",
+    "RemoteCalculator",
+    "__version__",
+    "load_potential",
+    "relax",
+    "run_md",
+    "singlepoint",
+]
 
 if TYPE_CHECKING:
     from equipot.calculator.ase import EquipotCalculator
     from equipot.models.loading import load_potential
     from equipot.service.client import Client
+    from equipot.service.remote_calculator import RemoteCalculator
     from equipot.simulation.api import relax, run_md, singlepoint
 
 
