@@ -18,10 +18,11 @@ from scipy.optimize import nnls
 from equipot.errors import OutOfMemoryError
 
 USABLE_SHARE = 0.8  #: of the free memory; the rest is for what was not foreseen
-FIRST_SLOTS = 100_000  #: admitted together, and for one system not probed for, before anything is known
+FIRST_SLOTS = 50_000  #: admitted together, and for one system not probed for, before anything is known
 LARGEST_GROWTH = 4.0  #: over what has been measured, of what is admitted together
 LARGEST_REACH = 8.0  #: over what has been measured, of what is believed of a prediction
-LEAST_SLOTS_LEARNED = 10_000  #: below, the libraries' own memory outweighs what is measured
+PROBED_SHARE = 0.25  #: of a large system, evaluated first; more than 1 / LARGEST_REACH, as a part has a surface
+LEAST_SHARE_LEARNED = 0.125  #: of `first_slots`; below, the libraries' own memory outweighs what is measured
 MOST_SAMPLES = 32
 FAILURES = (
     "out of memory",
@@ -76,13 +77,14 @@ class Admission:
     """Says how much is evaluated together, and what is too much even alone."""
 
     memory: Memory
+    first_slots: int = FIRST_SLOTS
     _samples: list[tuple[Load, float]] = field(default_factory=list)
     _rates: tuple[float, float] = (0.0, 0.0)  # bytes per atom, bytes per slot
     _most_slots: float = np.inf  # after a failure
 
     def learn(self, load: Load, n_bytes: float | None) -> None:
         """Take in that an evaluation of this size took so much at its peak."""
-        if n_bytes is None or n_bytes <= 0 or load.n_slots < LEAST_SLOTS_LEARNED:
+        if n_bytes is None or n_bytes <= 0 or load.n_slots < LEAST_SHARE_LEARNED * self.first_slots:
             return
         if abs(self.bytes_of(load) - n_bytes) > 0.1 * n_bytes or load.n_slots > 1.2 * self.largest_slots:
             self._samples = [*self._samples[-MOST_SAMPLES + 1 :], (load, n_bytes)]
@@ -103,8 +105,13 @@ class Admission:
         return per_atom * load.n_atoms + per_slot * load.n_slots
 
     def knows(self, load: Load) -> bool:
-        """Whether the prediction for an evaluation of this size can be believed."""
-        return load.n_slots <= max(FIRST_SLOTS, LARGEST_REACH * self.largest_slots)
+        """Whether an evaluation of this size is harmless, or the prediction for it can be believed."""
+        return load.n_slots <= max(self.first_slots, LARGEST_REACH * self.largest_slots)
+
+    def probe_size(self, load: Load) -> int:
+        """Atoms of the part by which an evaluation that is not known yet comes within reach."""
+        within_reach = LARGEST_REACH * max(self.first_slots, self.largest_slots) / max(load.row, 1)
+        return int(min(PROBED_SHARE * load.n_atoms, within_reach))
 
     def fits(self, load: Load, times: int = 1) -> bool:
         """Whether so many of this size fit into the free memory at a time."""
@@ -112,7 +119,7 @@ class Admission:
 
     def chunks(self, loads: Sequence[Load]) -> list[list[int]]:
         """Which are evaluated together: places in `loads`, longest rows first, so that little is padded."""
-        most_slots = min(self._most_slots, LARGEST_GROWTH * max(FIRST_SLOTS, self.largest_slots))
+        most_slots = min(self._most_slots, LARGEST_GROWTH * max(self.first_slots, self.largest_slots))
         usable = USABLE_SHARE * self.memory.free_bytes()
         chunks: list[list[int]] = []
         whole = Load(0, 0)
@@ -126,18 +133,19 @@ class Admission:
                 whole = loads[place]
         return chunks
 
-    def too_large(self, load: Load) -> OutOfMemoryError:
-        """The refusal of a system that does not fit alone."""
+    def too_large(self, load: Load, failed_at: int | None = None) -> OutOfMemoryError:
+        """The refusal of a system that does not fit alone; a part of it of `failed_at` atoms did not fit either."""
         predicted = self.bytes_of(load)
         message = f"There is not enough memory for a system of {load.n_atoms} atoms with {load.row} neighbours each"
+        remedy = "Use a smaller system, float32, or a machine with more memory."
+        most = (failed_at or load.n_atoms) - 1
         if predicted <= 0.0:
-            return OutOfMemoryError(f"{message}.", hint="Use a smaller system, float32, or a machine with more memory.")
-        usable = USABLE_SHARE * self.memory.free_bytes()
-        limit = min(int(load.n_atoms * usable / predicted), load.n_atoms - 1)
+            return OutOfMemoryError(f"{message}.", hint=f"At most {most} atoms of this density fit here. {remedy}")
+        usable = max(USABLE_SHARE * self.memory.free_bytes(), 0.0)
+        limit = min(int(load.n_atoms * min(usable / predicted, 1.0)), most)
         return OutOfMemoryError(
             f"{message}: that takes about {predicted / 1e9:.1f} GB.",
-            hint=f"At this density about {max(limit, 0)} atoms fit here. Use a smaller system, float32, or a machine "
-            "with more memory.",
+            hint=f"About {limit} atoms of this density fit here. {remedy}",
         )
 
 

@@ -11,13 +11,10 @@ import numpy as np
 
 from equipot.errors import EquipotError, OutOfMemoryError
 from equipot.simulation.admission import (
-    FIRST_SLOTS,
-    LARGEST_REACH,
     Admission,
     CudaMemory,
     HostMemory,
     Load,
-    Memory,
     is_out_of_memory,
 )
 from equipot.simulation.providers import Evaluation, System, as_equipot_error, numpy_pins
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 LARGE_SYSTEM_ATOMS = 1_000  # above, one call uses all threads
 LARGE_THREADS_PIN = f"threads above {LARGE_SYSTEM_ATOMS} atoms"
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
-PROBED_SHARE = 0.125
 
 
 class NativeProvider:
@@ -49,7 +45,7 @@ class NativeProvider:
         *,
         reproducible: bool = False,
         shared: bool | None = None,
-        memory: Memory | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """n_threads None: as many as torch would use. shared None: on GPUs, unless reproducible."""
         import torch
@@ -61,8 +57,8 @@ class NativeProvider:
         self._shared = (on_gpu and not reproducible) if shared is None else shared
         self._on_gpu = on_gpu
         self._threads = Threads(n_threads or torch.get_num_threads())
-        self._memory = memory or (CudaMemory(potential.device) if on_gpu else HostMemory())
-        self._admission = Admission(self._memory)
+        self._admission = admission or Admission(CudaMemory(potential.device) if on_gpu else HostMemory())
+        self._memory = self._admission.memory
         self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
         self._searches: dict[Hashable, NeighbourSearch] = {}
         self._loads: dict[Hashable, Load] = {}  # of the last evaluation of larger systems
@@ -140,26 +136,25 @@ class NativeProvider:
 
     def _refuse_too_large(self, load: Load, system: System) -> None:
         """Where too much memory ends the process instead of raising: try a part first, and believe what it says."""
-        if load.n_slots <= FIRST_SLOTS:
-            return
-        while not self._admission.knows(load):
-            n_atoms = min(
-                int(PROBED_SHARE * load.n_atoms),
-                int(LARGEST_REACH * max(FIRST_SLOTS, self._admission.largest_slots) / max(load.row, 1)),
-            )
-            before = self._admission.largest_slots
-            self._probe(system, n_atoms)
-            if self._admission.largest_slots <= before:  # nothing could be measured
-                break
-        if not self._admission.fits(load):
-            raise self._admission.too_large(load)
+        admission = self._admission
+        while not admission.knows(load):
+            before = admission.largest_slots
+            self._probe(system, load)
+            if admission.largest_slots <= before:  # nothing can be measured here
+                return
+        if load.n_slots > admission.first_slots and not admission.fits(load):
+            raise admission.too_large(load)
 
-    def _probe(self, system: System, n_atoms: int) -> None:
-        """Measure the evaluation of a part of a system, without periodic images."""
+    def _probe(self, system: System, load: Load) -> None:
+        """Measure the evaluation of a part of a system, without periodic images. Raises OutOfMemoryError."""
+        n_atoms = self._admission.probe_size(load)
         part = np.argsort(system.positions_ang[:, 0], kind="stable")[:n_atoms]
         graph = self._new_search().graph(system.numbers[part], system.positions_ang[part], None, (False,) * 3)
-        with self._memory.measured() as peak:
-            self._potential.evaluate(graph)
+        try:
+            with self._memory.measured() as peak:
+                self._potential.evaluate(graph)
+        except Exception as error:
+            raise (self._admission.too_large(load, n_atoms) if is_out_of_memory(error) else error) from error
         self._admission.learn(Load(graph.n_atoms, graph.neighbours.size), peak.n_bytes)
 
     def _evaluate_shared(self, systems: Sequence[System]) -> list[Evaluation]:

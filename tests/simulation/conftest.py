@@ -121,6 +121,7 @@ def forces() -> Any:
     from types import SimpleNamespace
 
     return SimpleNamespace(
+        NumpyForces=NumpyForces,
         Springs=Springs,
         LennardJones=LennardJones,
         argon_cluster=argon_cluster,
