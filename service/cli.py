@@ -14,7 +14,7 @@ import typer
 
 import equipot
 from equipot.errors import EquipotError, InputError
-from equipot.service.commands import compute, export, jobs, models, serving, training
+from equipot.service.commands import compute, doctor, export, jobs, models, serving, training
 from equipot.service.commands.display import show_error
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -47,6 +47,7 @@ def _equipot(
 
 compute.add_to(app)
 export.add_to(app)
+doctor.add_to(app)
 jobs.add_to(app)
 models.add_to(app)
 serving.add_to(app)

@@ -29,12 +29,13 @@ from equipot.service.commands.options import params_of
 from equipot.service.commands.output import Output
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
-COMMANDS = "singlepoint relax md resume models serve api worker train".split()
+COMMANDS = "singlepoint relax md resume models serve api worker train doctor".split()
 JOBS_COMMANDS = "ls show tail get cancel resume rm".split()
 ALL_COMMANDS = [[], *([name] for name in COMMANDS), ["jobs"], *(["jobs", name] for name in JOBS_COMMANDS)]
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
 HELP_CPU_S = 1.5  # measured 0.6 on an idle core; torch alone takes more than 1.5
 LONG_S = 120
+DATA_POTENTIALS = Path(__file__).parents[1] / "data" / "potentials"
 
 
 def equipot(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -353,3 +354,26 @@ def test_models_are_listed_with_their_elements_and_shown_with_their_limits(in_pr
     listed = json.loads(in_process("models", "--json").stdout)
     assert "tiny-1" in [model["name"] for model in listed["models"]]
     assert [calculator["name"] for calculator in listed["calculators"]] == ["emt"]
+
+
+def test_the_doctor_finds_everything_here_and_says_what_is_broken(tmp_path: Path) -> None:
+    well = equipot("doctor", "--json", cwd=tmp_path)
+    assert well.returncode == 0, well.stdout
+    found = {finding["what"]: finding for finding in json.loads(well.stdout)["findings"]}
+    assert {"equipot", "torch", "model tiny-1", "model organic-1", "redis", "data directory"} <= set(found)
+    assert all(finding["state"] == "ok" or finding["remedy"] for finding in found.values())
+    (tmp_path / "models").mkdir()
+    for name in ("tiny-1.json", "tiny-1.safetensors"):
+        data = (DATA_POTENTIALS / name).read_bytes()
+        (tmp_path / "models" / name).write_bytes(data if name.endswith("json") else data[:-100])
+    ill = equipot(
+        "doctor",
+        cwd=tmp_path,
+        EQUIPOT_MODEL_PATH=str(tmp_path / "models"),
+        EQUIPOT_REDIS_URL="redis://127.0.0.1:9",
+        EQUIPOT_SERVER="http://127.0.0.1:9",
+    )
+    assert ill.returncode == 1
+    for what in ("model tiny-1", "redis", "service"):
+        assert re.search(rf"broken +{what}", ill.stdout), ill.stdout
+    assert "equipot serve" in ill.stdout
