@@ -54,6 +54,7 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         temperature_k=finite(motion.temperature_k(state)),
         volume_ang3=finite(observed.get("volume_ang3")),
         pressure_gpa=finite(observed.get("pressure_gpa")),
+        generalised_force_ev_per_ang=observed.get("generalised_force_ev_per_ang"),
         cell_force_ev_per_ang=observed.get("cell_force_ev_per_ang"),
         enthalpy_ev=observed.get("enthalpy_ev"),
         space_group=motion.space_group(state) if isinstance(motion, Descent) else None,

@@ -65,11 +65,13 @@ class SinglepointResult:
 class RelaxResult(SinglepointResult):
     """A relaxed structure: converged or not, and by which criterion.
 
-    Where the cell relaxes: the largest generalised force on it, its volume, the pressure, and the enthalpy E + p V at
-    the target pressure. Where the symmetry is kept: the space group at the end, as in "Fm-3m (225)".
+    Where the cell relaxes: the largest generalised force on atoms and cell, by which convergence is judged, and on the
+    cell alone; the volume, the pressure, and the enthalpy E + p V at the target pressure. Where the symmetry is kept:
+    the space group at the end, as in "Fm-3m (225)".
     """
 
     converged: bool
+    generalised_force_ev_per_ang: float | None = None
     cell_force_ev_per_ang: float | None = None
     volume_ang3: float | None = None
     pressure_gpa: float | None = None

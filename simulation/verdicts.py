@@ -89,7 +89,8 @@ class SystemResult:
     guard: dict[str, Any] | None = None  #: that stopped it: {name, limit, value, step}
     volume_ang3: float | None = None  #: of a fully periodic system in a dynamics, or one whose cell relaxes
     pressure_gpa: float | None = None  #: kinetic and virial, if the model gives the stress
-    cell_force_ev_per_ang: float | None = None  #: the largest generalised force on a cell that relaxes
+    generalised_force_ev_per_ang: float | None = None  #: what convergence was judged by, where a cell relaxes
+    cell_force_ev_per_ang: float | None = None  #: the part of it that acts on the cell
     enthalpy_ev: float | None = None  #: E + p V at the target pressure, where a cell relaxes
     space_group: str | None = None  #: at the end, as in "Fm-3m (225)", where it was to be kept
     seed: int | None = None

@@ -65,11 +65,12 @@ class Descent(Timeless, ABC):
     def fmax_ev_per_ang(self, state: State) -> float:
         return largest_force_ev_per_ang(self._coordinates.atom_forces(state), self._bodies.free)
 
-    def cell_force_ev_per_ang(self, state: State) -> float | None:
-        """The largest row of the generalised force on the cell, eV/Å, as in ASE's filters; None if the cell is fixed."""
-        if not self._coordinates.moves_cell or not _has_stress(state):
-            return None
-        return _largest_row(self._forces(state)[self._structure.n_atoms :])
+    def generalised_force_ev_per_ang(self, state: State) -> float:
+        """The largest row of the generalised forces on atoms and cell, eV/Å: what convergence is judged by, as in ASE.
+
+        Without a cell filter it is the largest force on a free atom.
+        """
+        return largest_row(self._forces(state))
 
     def verdict(self, state: State) -> Verdict | None:
         problem = self._problem
@@ -82,13 +83,16 @@ class Descent(Timeless, ABC):
         criterion = self._criterion
         if problem is not None:
             return Verdict(Outcome.FAILED, criterion, problem)
-        largest = max(self.fmax_ev_per_ang(state), self.cell_force_ev_per_ang(state) or 0.0)
-        if largest < self._params.fmax_ev_per_ang:
+        if self.generalised_force_ev_per_ang(state) < self._params.fmax_ev_per_ang:
             return Verdict(Outcome.CONVERGED, criterion)
         return Verdict(Outcome.MAX_STEPS, criterion) if state.step >= self._params.max_steps else None
 
     def observables(self, state: State) -> dict[str, Any]:
-        return {**super().observables(state), **self._coordinates.observables(state), **self._cell_force(state)}
+        row = super().observables(state)
+        if self._coordinates.moves_cell and _has_stress(state):
+            row["generalised_force_ev_per_ang"] = self.generalised_force_ev_per_ang(state)
+            row["cell_force_ev_per_ang"] = largest_row(self._forces(state)[self._structure.n_atoms :])
+        return {**row, **self._coordinates.observables(state)}
 
     def space_group(self, state: State) -> str | None:
         """The space group now, as in "Fm-3m (225)", if it was to be kept."""
@@ -102,11 +106,7 @@ class Descent(Timeless, ABC):
         limit = f"{self._params.fmax_ev_per_ang:g} eV/Å"
         if not self._coordinates.moves_cell:
             return f"largest force on a free atom < {limit}"
-        cell = f"largest generalised force on the cell ({self._params.cell_filter})"
-        return f"largest force on a free atom and {cell} < {limit}"
-
-    def _cell_force(self, state: State) -> dict[str, Any]:
-        return {"cell_force_ev_per_ang": self.cell_force_ev_per_ang(state)} if self._coordinates.moves_cell else {}
+        return f"largest generalised force on atoms and cell (cell_filter {self._params.cell_filter}) < {limit}"
 
     def _forces(self, state: State) -> np.ndarray:
         """Generalised forces; they are asked for several times at every step."""
@@ -125,5 +125,5 @@ def _has_stress(state: State) -> bool:
     return state.evaluation is not None and state.evaluation.stress_ev_per_ang3 is not None
 
 
-def _largest_row(rows: np.ndarray) -> float:
+def largest_row(rows: np.ndarray) -> float:
     return float(np.sqrt((rows * rows).sum(axis=1)).max(initial=0.0))
