@@ -6,6 +6,7 @@ Each layer looks at the neighbours and then at itself:
             = P_k[z_i, z_j] h_j,k(r̂_ij)                  later: the neighbour's feature functions along the bond
     G_i,nlmk = 1/√n Σ_j s_ij,k b_n(r_ij) Y_lm(r̂_ij)       b_n the radial basis
     A_i,lm  = Σ_nk W_l,nk G_i,nlmk                       the radial functions are linear maps of the basis
+            + Σ_nk W'_l,nk Σ_j P'_k[z_i, z_j] b_n(r_ij) h_j,lmk   on request: the neighbours' functions as they are
     B_i     = Σ_ν c_ν[z_i] A_i^ν                         powers of a function on the sphere, ν = 1, 2, 3
     h_i    <- W' B_i + g[z_i] h_i                        and the energy reads the scalars of h_i
 
@@ -20,7 +21,7 @@ An atom without neighbours has h = 0, so its energy is its reference energy exac
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import pi, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,9 @@ class Sizes:
     factorisation: str = "gaunt"  # of the tensor product: gaunt, cg, cp or vector
     mean_neighbours: float = 15.0  # messages are divided by its square root
     energy_scale_ev: float = 1.0
+    n_tensor_channels: int = 0  # of the neighbours' functions that are passed on as they are, not along the bond only
+    is_calibrated: bool = False  # messages are scaled by numbers taken from the training data (Network.calibrate)
+    repulsion_reach: float = 1.0  # where the repulsion ends, in units of the sum of covalent radii
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,24 +139,51 @@ class Layer(torch.nn.Module):
         self.power_weight = torch.nn.Parameter(coefficients)
         self.product = PolynomialProduct(a.factorisation, a.l_max, l_out)
         self.mix_product = DegreeLinear(l_out, c, c)
+        self.n_tensors = 0 if is_first else a.n_tensor_channels
         if not is_first:
             self.mix_features = DegreeLinear(a.l_hidden, c, n_messages)
             self.keep_weight = torch.nn.Parameter(torch.ones(n_elements, l_out + 1, c))
+        if self.n_tensors:
+            self.tensor_pair_weight = torch.nn.Parameter(0.25 * torch.randn(n_elements**2, self.n_tensors))
+            self.tensor_features = DegreeLinear(a.l_hidden, c, self.n_tensors)
+            self.mix_tensors = DegreeLinear(a.l_hidden, a.n_basis * self.n_tensors, c)
+        self.register_buffer("gain", torch.ones(()) if a.is_calibrated else None)
+        self.gain: torch.Tensor | None
 
     def forward(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
         """Features ((l_hidden + 1)², n_atoms, c) of before -> ((l_out + 1)², n_atoms, c)."""
-        n_atoms, _, n_harmonics = bonds.harmonics.shape
-        strength = self.pair_weight[bonds.pair] * self.scale
-        if h is not None:
-            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h).transpose(0, 1)
-            strength = strength * reversed_bonds(along_bond, bonds.reverse)
-        gathered = (bonds.functions.transpose(1, 2) @ strength).view(n_atoms, n_harmonics, -1)
-        seen = self.mix_messages(gathered.transpose(0, 1))
+        seen = self.see(h, bonds)
         new: torch.Tensor = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
         if h is not None:
             keep = self.keep_weight[bonds.species]
             new = new + torch.cat([h[d * d : (d + 1) ** 2] * keep[:, d] for d in range(self.l_out + 1)])
         return new
+
+    def see(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
+        """The sums over neighbours A, ((l_max + 1)², n_atoms, c)."""
+        n_atoms, _, n_harmonics = bonds.harmonics.shape
+        strength = self.pair_weight[bonds.pair] * (self.scale if self.gain is None else self.scale * self.gain)
+        if h is not None:
+            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h).transpose(0, 1)
+            strength = strength * reversed_bonds(along_bond, bonds.reverse)
+        gathered = (bonds.functions.transpose(1, 2) @ strength).view(n_atoms, n_harmonics, -1)
+        seen: torch.Tensor = self.mix_messages(gathered.transpose(0, 1))
+        if h is None or not self.n_tensors:
+            return seen
+        tensors = self._tensors_of_neighbours(h, bonds)
+        return torch.cat([seen[: self.n_hidden] + tensors, seen[self.n_hidden :]])
+
+    def _tensors_of_neighbours(self, h: torch.Tensor, bonds: Bonds) -> torch.Tensor:
+        """The neighbours' functions weighted by distance and elements, what lies across the bond included."""
+        n_atoms, n_slots, n_harmonics = bonds.harmonics.shape
+        own = self.tensor_features(h).transpose(0, 1).unsqueeze(1)  # (n_atoms, 1, n_hidden, n_tensors)
+        theirs = reversed_bonds(own.expand(-1, n_slots, -1, -1).flatten(2), bonds.reverse)
+        weight = self.tensor_pair_weight[bonds.pair].unsqueeze(2)
+        theirs = (theirs.view(n_atoms, n_slots, self.n_hidden, self.n_tensors) * weight).flatten(2)
+        radial = bonds.functions[..., : bonds.functions.shape[-1] // n_harmonics]  # b_n Y_00
+        summed = (radial.transpose(1, 2) @ theirs).view(n_atoms, -1, self.n_hidden, self.n_tensors)
+        mixed: torch.Tensor = self.mix_tensors(summed.permute(2, 0, 1, 3).flatten(2))
+        return mixed * (self.scale * sqrt(4.0 * pi))
 
 
 class Network(torch.nn.Module):
@@ -164,7 +195,7 @@ class Network(torch.nn.Module):
         n_elements, c = len(a.elements), a.n_channels
         self.basis = BesselBasis(a.n_basis, a.cutoff_ang)
         self.harmonics = Harmonics(a.l_max)
-        self.repulsion = Repulsion(list(a.elements))
+        self.repulsion = Repulsion(list(a.elements), a.repulsion_reach)
         l_out = [a.l_hidden] * (a.n_layers - 1) + [0]
         self.is_chiral = a.factorisation != "gaunt"
         self.layers = torch.nn.ModuleList(Layer(a, is_first=t == 0, l_out=l_out[t]) for t in range(a.n_layers))
@@ -229,6 +260,31 @@ class Network(torch.nn.Module):
             learned = learned + (h[0] * readout[species]).sum(-1)
         hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
         return learned + (hidden * self.output_readout[species]).sum(-1), torch.cat(scalars, dim=-1)
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        numbers: torch.Tensor,
+        vectors_ang: torch.Tensor,
+        neighbours: torch.Tensor,
+        mask: torch.Tensor,
+        reverse: torch.Tensor,
+    ) -> None:
+        """Scale the messages so that the functions they make are of size one on the sphere in these surroundings.
+
+        Before training, with is_calibrated: else squares and cubes of functions are tiny at first and learn late.
+        """
+        component = sqrt(4.0 * pi / (self.architecture.l_max + 1) ** 2)
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            assert layer.gain is not None
+            sizes: list[torch.Tensor] = []
+            hook = layer.mix_messages.register_forward_hook(
+                lambda _module, _inputs, out, sizes=sizes: sizes.append(out.square().mean().sqrt())
+            )
+            self(numbers, vectors_ang, neighbours, mask, reverse)
+            hook.remove()
+            layer.gain *= component / sizes[0]
 
     def _densities(self, radial: torch.Tensor, neighbour_species: torch.Tensor) -> torch.Tensor:
         """Radial density of each element around each atom, (n_atoms, n_basis n_elements)."""

@@ -47,12 +47,13 @@ class BesselBasis(torch.nn.Module):
 class Repulsion(torch.nn.Module):
     """The universal screened nuclear repulsion of Ziegler, Biersack and Littmark (1985), faded out where bonds begin.
 
-    V(r) = Z_i Z_j e²/r φ(r/a), a = 0.8854 a_0/(Z_i^0.23 + Z_j^0.23), times an envelope that ends at the sum of the
-    covalent radii. It stands in place while the network is fitted, so the network learns the rest.
+    V(r) = Z_i Z_j e²/r φ(r/a), a = 0.8854 a_0/(Z_i^0.23 + Z_j^0.23), times an envelope that ends at `reach` times the
+    sum of the covalent radii. It stands in place while the network is fitted, so the network learns the rest.
     """
 
-    def __init__(self, elements: list[int]) -> None:
+    def __init__(self, elements: list[int], reach: float = 1.0) -> None:
         super().__init__()
+        self.reach = reach
         z = torch.tensor(elements, dtype=torch.float64)
         radii = torch.tensor(COVALENT_RADII_ANG[elements], dtype=torch.float64)
         self.register_buffer("charge", COULOMB_EV_ANG * z[:, None] * z[None, :], persistent=False)
@@ -71,7 +72,9 @@ class Repulsion(torch.nn.Module):
         """Energy of each bond in eV; `pair` are the species of its two ends."""
         reduced = distance_ang * self.inverse_length[pair]
         screening = (self.weights * torch.exp(-self.decays * reduced.unsqueeze(-1))).sum(-1)
-        return self.charge[pair] / distance_ang * screening * envelope(distance_ang / self.reach_ang[pair])
+        return (
+            self.charge[pair] / distance_ang * screening * envelope(distance_ang / (self.reach * self.reach_ang[pair]))
+        )
 
     def switch(self, distance_ang: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """What the learned part is multiplied with, so that two atoms pushed together feel the repulsion alone."""
