@@ -138,3 +138,9 @@ def largest_force_ev_per_ang(forces_ev_per_ang: np.ndarray, free: np.ndarray) ->
 def dot(a: np.ndarray, b: np.ndarray) -> float:
     """Sum of products, without BLAS: its threads would decide the last bit."""
     return float((a * b).sum())
+
+
+def volume_ang3(cell_ang: np.ndarray) -> float:
+    """The volume of a cell (3, 3)."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell_ang.tolist()
+    return abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))  # type: ignore[no-any-return]

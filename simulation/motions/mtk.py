@@ -14,12 +14,12 @@ import numpy as np
 
 from equipot.errors import InvalidParameterError
 from equipot.params import BussiThermostat, LangevinThermostat, MDParams, NoseHooverThermostat
-from equipot.simulation.motions.base import State, Tensors
+from equipot.simulation.motions.base import State, Tensors, volume_ang3
 from equipot.simulation.motions.bussi import rescaling, squared_noise
 from equipot.simulation.motions.chain import NoseHooverChain
 from equipot.simulation.motions.langevin import Friction
 from equipot.simulation.motions.noise import Stream, normals
-from equipot.simulation.motions.strain import FlexibleStrain, IsotropicStrain, Strain
+from equipot.simulation.motions.strain import FlexibleStrain, Flow, IsotropicStrain, Strain
 from equipot.simulation.motions.velocities import kinetic_energy_ev, thermal_speeds_ang_per_fs
 from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.simulation.verdicts import Outcome, Verdict
@@ -51,24 +51,26 @@ class MartynaTobiasKlein(VelocityVerlet):
         self._highest_kt_ev = KB_EV_PER_K * params.highest_temperature_k
         kind = IsotropicStrain if params.barostat.isotropic else FlexibleStrain
         self._strain: Strain = kind(self._n_degrees, self._highest_kt_ev, self._pdamp_fs)
+        self._cell_friction = Friction(1.0 / self._pdamp_fs, self._timestep_fs)
 
     def start(self) -> State:
         tensors = {"cell_rate_per_fs": self._strain.at_rest(), "ramp_work_ev": np.float64(0.0), **self._bath_at_start()}
         return replace(super().start(), tensors=tensors)
 
     def move(self, state: State) -> State:
-        momenta = self._first(_momenta(state), state.step)
-        momenta = self._pulled(momenta, state)
-        momenta = self._kicked(momenta, state)
-        positions, cell, momenta = self._drifted(state, momenta)
+        momenta = self._pulled(self._first(_momenta(state), state.step), state)
+        flow = self._strain.flow(momenta.cell_rate)
+        momenta = self._kicked(momenta, flow, state)
+        positions, cell, momenta = self._drifted(state, momenta, flow)
         time_fs = state.step * self._timestep_fs
         change = self._pressure_ev_per_ang3(time_fs + self._timestep_fs) - self._pressure_ev_per_ang3(time_fs)
-        work = 0.5 * (_volume_ang3(state.cell_ang) + _volume_ang3(cell)) * change
+        work = 0.5 * (_volume_ang3(state) + volume_ang3(cell)) * change if change else 0.0
         moved = replace(state, step=state.step + 1, positions_ang=positions, cell_ang=cell, evaluation=None)
         return _with(moved, momenta, np.float64(state.tensors["ramp_work_ev"] + work))
 
     def settle(self, moved: State) -> State:
-        momenta = self._kicked(_momenta(moved), moved)
+        momenta = _momenta(moved)
+        momenta = self._kicked(momenta, self._strain.flow(momenta.cell_rate), moved)
         momenta = self._pulled(momenta, moved)
         return _with(moved, self._last(momenta, moved.step), moved.tensors["ramp_work_ev"])
 
@@ -86,9 +88,18 @@ class MartynaTobiasKlein(VelocityVerlet):
     def conserved_ev(self, state: State) -> float | None:
         total = super().conserved_ev(state)
         assert total is not None
-        external = self._pressure_ev_per_ang3(state.step * self._timestep_fs) * _volume_ang3(state.cell_ang)
-        cell = 0.5 * self._strain.twice_kinetic_ev(np.asarray(state.tensors["cell_rate_per_fs"]))
-        return total + external + cell - float(state.tensors["ramp_work_ev"]) - self._heat_ev(state.tensors)
+        external = self._pressure_ev_per_ang3(state.step * self._timestep_fs) * _volume_ang3(state)
+        return (
+            total
+            + external
+            + self.cell_kinetic_ev(state)
+            - float(state.tensors["ramp_work_ev"])
+            - self._heat_ev(state.tensors)
+        )
+
+    def cell_kinetic_ev(self, state: State) -> float:
+        """The kinetic energy of the cell: kT/2 for each way in which it may change."""
+        return 0.5 * self._strain.twice_kinetic_ev(np.asarray(state.tensors["cell_rate_per_fs"]))
 
     def _bath_at_start(self) -> Tensors:
         """What the thermostat remembers, at step 0."""
@@ -106,12 +117,11 @@ class MartynaTobiasKlein(VelocityVerlet):
         """What it does at the end of the step that led to this one."""
         return momenta
 
-    def _drifted(self, state: State, momenta: Momenta) -> tuple[np.ndarray, np.ndarray, Momenta]:
+    def _drifted(self, state: State, momenta: Momenta, flow: Flow) -> tuple[np.ndarray, np.ndarray, Momenta]:
         """Positions and cell a step later, and the momenta if they change on the way."""
         assert state.cell_ang is not None
-        time, strain = self._timestep_fs, self._strain
-        positions = strain.drifted(state.positions_ang, momenta.velocities, momenta.cell_rate, time)
-        return positions, strain.carried(state.cell_ang, momenta.cell_rate, time), momenta
+        positions = flow.drifted(state.positions_ang, momenta.velocities, self._timestep_fs)
+        return positions, flow.carried(state.cell_ang, self._timestep_fs), momenta
 
     def _pressure_ev_per_ang3(self, time_fs: float) -> float:
         return self._params.pressure_at_gpa(time_fs) / GPA_PER_EV_PER_ANG3
@@ -119,21 +129,27 @@ class MartynaTobiasKlein(VelocityVerlet):
     def _pulled(self, momenta: Momenta, state: State) -> Momenta:
         """Half a step of the pressure on the cell."""
         assert state.evaluation is not None
-        stress, volume = state.evaluation.stress_ev_per_ang3, _volume_ang3(state.cell_ang)
+        stress, volume = state.evaluation.stress_ev_per_ang3, _volume_ang3(state)
         virial = np.full(6, np.nan) if stress is None else volume * stress
         external = volume * self._pressure_ev_per_ang3(state.step * self._timestep_fs)
         half = 0.5 * self._timestep_fs
         rate = self._strain.pulled(momenta.cell_rate, self._bodies.masses_u, momenta.velocities, virial, external, half)
         return replace(momenta, cell_rate=rate)
 
-    def _kicked(self, momenta: Momenta, state: State) -> Momenta:
+    def _kicked(self, momenta: Momenta, flow: Flow, state: State) -> Momenta:
         """Half a step of the forces on the atoms."""
         acceleration = self._acceleration * state.forces_ev_per_ang
-        half = 0.5 * self._timestep_fs
-        return replace(
-            momenta,
-            velocities=self._strain.kicked(momenta.velocities, acceleration, momenta.cell_rate, half),
-        )
+        return replace(momenta, velocities=flow.kicked(momenta.velocities, acceleration, 0.5 * self._timestep_fs))
+
+    def _rubbed_cell(self, cell_rate: np.ndarray, step: int) -> np.ndarray:
+        """The cell's rate after a step of friction and noise, for thermostats that do not reach the cell."""
+        thermal = self._strain.thermal_rate(KB_EV_PER_K * self._target_k(step + 0.5), self._seed, step)
+        return np.asarray(self._cell_friction.kept * cell_rate + self._cell_friction.drawn * thermal)
+
+    def _with_heat(self, after: Momenta, before: Momenta) -> Momenta:
+        """Momenta that the bath has changed, with what that took from it."""
+        heat = 0.5 * (self._twice_kinetic_ev(after) - self._twice_kinetic_ev(before))
+        return replace(after, bath={"heat_ev": np.float64(before.bath["heat_ev"] + heat)})
 
     def _twice_kinetic_ev(self, momenta: Momenta) -> float:
         """Of atoms and cell together."""
@@ -203,38 +219,31 @@ class LangevinMTK(MartynaTobiasKlein):
         super().__init__(structure, params, seed)
         assert isinstance(params.thermostat, LangevinThermostat)
         self._friction = Friction(params.thermostat.friction_per_fs, self._timestep_fs)
-        self._cell_friction = Friction(1.0 / self._pdamp_fs, self._timestep_fs)
 
-    def _drifted(self, state: State, momenta: Momenta) -> tuple[np.ndarray, np.ndarray, Momenta]:
+    def _drifted(self, state: State, momenta: Momenta, flow: Flow) -> tuple[np.ndarray, np.ndarray, Momenta]:
         assert state.cell_ang is not None
-        half, strain = 0.5 * self._timestep_fs, self._strain
-        positions = strain.drifted(state.positions_ang, momenta.velocities, momenta.cell_rate, half)
-        cell = strain.carried(state.cell_ang, momenta.cell_rate, half)
+        half = 0.5 * self._timestep_fs
+        positions = flow.drifted(state.positions_ang, momenta.velocities, half)
+        cell = flow.carried(state.cell_ang, half)
         momenta = self._rubbed(momenta, state.step)
-        positions = strain.drifted(positions, momenta.velocities, momenta.cell_rate, half)
-        return positions, strain.carried(cell, momenta.cell_rate, half), momenta
+        flow = self._strain.flow(momenta.cell_rate)
+        return flow.drifted(positions, momenta.velocities, half), flow.carried(cell, half), momenta
 
     def _rubbed(self, momenta: Momenta, step: int) -> Momenta:
         """The momenta after a step of friction and noise."""
-        target_k, masses = self._target_k(step + 0.5), self._bodies.masses_u
-        thermal = thermal_speeds_ang_per_fs(target_k, masses) * normals(self._seed, Stream.LANGEVIN, step, len(masses))
-        thermal_rate = self._strain.thermal_rate(KB_EV_PER_K * target_k, self._seed, step)
-        after = Momenta(
-            velocities=self._friction.kept * momenta.velocities + self._friction.drawn * thermal,
-            cell_rate=np.asarray(
-                self._cell_friction.kept * momenta.cell_rate + self._cell_friction.drawn * thermal_rate
-            ),
-            bath=momenta.bath,
-        )
-        heat = 0.5 * (self._twice_kinetic_ev(after) - self._twice_kinetic_ev(momenta))
-        return replace(after, bath={"heat_ev": np.float64(momenta.bath["heat_ev"] + heat)})
+        masses = self._bodies.masses_u
+        thermal = thermal_speeds_ang_per_fs(self._target_k(step + 0.5), masses)
+        noise = normals(self._seed, Stream.LANGEVIN, step, len(masses))
+        velocities = self._friction.kept * momenta.velocities + self._friction.drawn * thermal * noise
+        return self._with_heat(Momenta(velocities, self._rubbed_cell(momenta.cell_rate, step), momenta.bath), momenta)
 
 
 class BussiMTK(MartynaTobiasKlein):
-    """With stochastic rescaling of the kinetic energy of atoms and cell together, at the beginning of the step (Bussi,
-    Zykova-Timan, Parrinello, J. Chem. Phys. 130, 074101, 2009).
+    """With stochastic rescaling of the atoms' velocities, and friction and noise on the cell at 1/pdamp, at the
+    beginning of the step.
 
-    Tensors: heat_ev, what the bath has put in.
+    Bussi, Zykova-Timan and Parrinello (J. Chem. Phys. 130, 074101, 2009) rescale atoms and cell by one factor; that
+    leaves the cell ringing for as long as the atoms do not damp it. Tensors: heat_ev, what the bath has put in.
     """
 
     name: ClassVar[str] = "mtk_bussi"
@@ -246,20 +255,16 @@ class BussiMTK(MartynaTobiasKlein):
         self._kept = exp(-self._timestep_fs / params.thermostat.tau_fs)
 
     def _first(self, momenta: Momenta, step: int) -> Momenta:
-        twice_kinetic, kt = self._twice_kinetic_ev(momenta), KB_EV_PER_K * self._target_k(step + 0.5)
-        noise = squared_noise(self._seed, step, self._n_degrees + self._strain.n_degrees)
-        scale = rescaling(twice_kinetic, kt, self._kept, noise)
-        heat = 0.5 * (scale * scale - 1.0) * twice_kinetic
-        return Momenta(
-            velocities=scale * momenta.velocities,
-            cell_rate=np.asarray(scale * momenta.cell_rate),
-            bath={"heat_ev": np.float64(momenta.bath["heat_ev"] + heat)},
-        )
+        kinetic = kinetic_energy_ev(self._bodies.masses_u, momenta.velocities)
+        kt, noise = KB_EV_PER_K * self._target_k(step + 0.5), squared_noise(self._seed, step, self._n_degrees)
+        scale = rescaling(2.0 * kinetic, kt, self._kept, noise)
+        after = Momenta(scale * momenta.velocities, self._rubbed_cell(momenta.cell_rate, step), momenta.bath)
+        return self._with_heat(after, momenta)
 
 
-def _volume_ang3(cell_ang: np.ndarray | None) -> float:
-    assert cell_ang is not None, "npt was refused without a cell"
-    return float(abs(np.linalg.det(cell_ang)))
+def _volume_ang3(state: State) -> float:
+    assert state.cell_ang is not None, "npt was refused without a cell"
+    return volume_ang3(state.cell_ang)
 
 
 def _momenta(state: State) -> Momenta:

@@ -10,14 +10,28 @@ with n degrees of freedom of the atoms, their kinetic energy K, P_int the pressu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from equipot.simulation.motions.base import dot
 from equipot.simulation.motions.noise import Stream, normals
 from equipot.units import EV_PER_U_ANG2_PER_FS2
+
+
+class Flow(Protocol):
+    """How a cell that changes at one rate carries everything along."""
+
+    def carried(self, vectors: np.ndarray, time_fs: float) -> np.ndarray:
+        """Vectors (n, 3), lattice vectors for example, after a time."""
+
+    def drifted(self, positions: np.ndarray, velocities: np.ndarray, time_fs: float) -> np.ndarray:
+        """Positions (n_atoms, 3) after a time at these velocities."""
+
+    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, time_fs: float) -> np.ndarray:
+        """Velocities (n_atoms, 3) after a time at this acceleration."""
 
 
 class Strain(Protocol):
@@ -46,14 +60,8 @@ class Strain(Protocol):
         virial_ev (6,) is stress times volume, Voigt order; pressure_ev is the external pressure times volume.
         """
 
-    def carried(self, vectors: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        """Vectors (n, 3), lattice vectors for example, after a time at this rate."""
-
-    def drifted(self, positions: np.ndarray, velocities: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        """Positions (n_atoms, 3) after a time at these velocities, carried along by the cell."""
-
-    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        """Velocities (n_atoms, 3) after a time at this acceleration, held back by the cell."""
+    def flow(self, rate: np.ndarray) -> Flow:
+        """How everything moves at this rate."""
 
     def thermal_rate(self, kt_ev: float, seed: int, step: int) -> np.ndarray:
         """A rate drawn from its equilibrium at kT."""
@@ -88,16 +96,8 @@ class IsotropicStrain:
         pull = motion * (1.0 + 3.0 * self._share) - float(virial_ev[:3].sum()) - 3.0 * pressure_ev
         return np.asarray(rate + time_fs * pull / self._mass)
 
-    def carried(self, vectors: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        return np.asarray(vectors * np.exp(time_fs * rate))
-
-    def drifted(self, positions: np.ndarray, velocities: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        x = time_fs * rate
-        return np.asarray(np.exp(x) * positions + time_fs * exprel(x) * velocities)
-
-    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        x = -(1.0 + 3.0 * self._share) * time_fs * rate
-        return np.asarray(np.exp(x) * velocities + time_fs * exprel(x) * acceleration)
+    def flow(self, rate: np.ndarray) -> Flow:
+        return _IsotropicFlow(float(rate), 1.0 + 3.0 * self._share)
 
     def thermal_rate(self, kt_ev: float, seed: int, step: int) -> np.ndarray:
         return np.asarray(sqrt(kt_ev / self._mass) * normals(seed, Stream.BAROSTAT, step, 1)[0, 0])
@@ -140,19 +140,8 @@ class FlexibleStrain:
         pull = motion - virial + (self._share * np.trace(motion) - pressure_ev) * np.eye(3)
         return np.asarray(rate + time_fs * 0.5 * (pull + pull.T) / self._mass)
 
-    def carried(self, vectors: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        rates, axes = _principal(rate)
-        return turned(turned(vectors, axes) * np.exp(time_fs * rates), axes.T)
-
-    def drifted(self, positions: np.ndarray, velocities: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        rates, axes = _principal(rate)
-        x = time_fs * rates
-        return turned(turned(positions, axes) * np.exp(x) + turned(velocities, axes) * (time_fs * exprel(x)), axes.T)
-
-    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, rate: np.ndarray, time_fs: float) -> np.ndarray:
-        rates, axes = _principal(rate)
-        x = -time_fs * (rates + self._share * rates.sum())
-        return turned(turned(velocities, axes) * np.exp(x) + turned(acceleration, axes) * (time_fs * exprel(x)), axes.T)
+    def flow(self, rate: np.ndarray) -> Flow:
+        return _FlexibleFlow(*_principal(rate), self._share)
 
     def thermal_rate(self, kt_ev: float, seed: int, step: int) -> np.ndarray:
         (xx, yy, zz), (yz, xz, xy) = normals(seed, Stream.BAROSTAT, step, 2)
@@ -160,14 +149,54 @@ class FlexibleStrain:
         return np.asarray(sqrt(kt_ev / self._mass) * np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
 
 
-def exprel(x: np.ndarray) -> np.ndarray:
-    """(exp(x) - 1) / x, 1 at 0."""
-    return np.asarray(np.where(x == 0.0, 1.0, np.expm1(x) / np.where(x == 0.0, 1.0, x)))
+@dataclass(frozen=True)
+class _IsotropicFlow:
+    rate: float
+    holding_back: float
+
+    def carried(self, vectors: np.ndarray, time_fs: float) -> np.ndarray:
+        return np.asarray(vectors * np.exp(time_fs * self.rate))
+
+    def drifted(self, positions: np.ndarray, velocities: np.ndarray, time_fs: float) -> np.ndarray:
+        x = time_fs * self.rate
+        return np.asarray(np.exp(x) * positions + time_fs * exprel(x) * velocities)
+
+    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, time_fs: float) -> np.ndarray:
+        x = -self.holding_back * time_fs * self.rate
+        return np.asarray(np.exp(x) * velocities + time_fs * exprel(x) * acceleration)
+
+
+@dataclass(frozen=True, eq=False)
+class _FlexibleFlow:
+    """Along the principal axes of the rate, the columns of `axes` (3, 3), each direction is as in an isotropic flow."""
+
+    rates: np.ndarray
+    axes: np.ndarray
+    share: float
+
+    def carried(self, vectors: np.ndarray, time_fs: float) -> np.ndarray:
+        return turned(turned(vectors, self.axes) * np.exp(time_fs * self.rates), self.axes.T)
+
+    def drifted(self, positions: np.ndarray, velocities: np.ndarray, time_fs: float) -> np.ndarray:
+        x, axes = time_fs * self.rates, self.axes
+        along = turned(positions, axes) * np.exp(x) + turned(velocities, axes) * (time_fs * exprel(x))
+        return turned(along, axes.T)
+
+    def kicked(self, velocities: np.ndarray, acceleration: np.ndarray, time_fs: float) -> np.ndarray:
+        x, axes = -time_fs * (self.rates + self.share * self.rates.sum()), self.axes
+        along = turned(velocities, axes) * np.exp(x) + turned(acceleration, axes) * (time_fs * exprel(x))
+        return turned(along, axes.T)
+
+
+def exprel(x: Any) -> Any:
+    """(exp(x) - 1) / x, 1 at 0; of a number or an array."""
+    tiny = 1e-300  # below it the quotient is 1 to the last bit
+    return np.expm1(x + tiny) / (x + tiny)
 
 
 def turned(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """Vectors (n, 3) times a matrix (3, 3), without BLAS: its threads would decide the last bit."""
-    return np.asarray(vectors[:, :1] * axes[0] + vectors[:, 1:2] * axes[1] + vectors[:, 2:] * axes[2])
+    return np.asarray(np.einsum("ij,jk->ik", vectors, axes))
 
 
 def _principal(rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from equipot.params import MDParams
-from equipot.simulation.motions.base import Bodies, State, largest_force_ev_per_ang
+from equipot.simulation.motions.base import Bodies, State, largest_force_ev_per_ang, volume_ang3
 from equipot.simulation.motions.velocities import (
     degrees_of_freedom,
     kinetic_energy_ev,
@@ -119,7 +119,7 @@ def _cell_observables(state: State, kinetic_ev: float, is_crystal: bool) -> dict
     """Volume, and the pressure of motion and virial if the provider gives a stress, of a fully periodic system."""
     if not is_crystal or state.cell_ang is None:
         return {}
-    volume = float(abs(np.linalg.det(state.cell_ang)))
+    volume = volume_ang3(state.cell_ang)
     assert state.evaluation is not None
     stress = state.evaluation.stress_ev_per_ang3
     if stress is None:

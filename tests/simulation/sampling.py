@@ -1,0 +1,206 @@
+"""Long dynamics in short time, and what statistics says about their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase.build import bulk
+from scipy import stats
+
+from equipot.params import MDParams
+from equipot.simulation.motions.base import State
+from equipot.simulation.motions.dynamics import dynamics
+from equipot.simulation.motions.velocity_verlet import VelocityVerlet
+from equipot.simulation.providers import Evaluation, System
+from equipot.structure import Structure
+from equipot.units import KB_EV_PER_K
+
+LEAST_P = 1e-4  # a right dynamics fails a check once in ten thousand seeds; the seeds are fixed
+PLANTED_P = 1e-4  # what a check must say at most of a planted fault
+
+Forces = Callable[[np.ndarray, np.ndarray | None], Evaluation]
+
+
+@dataclass(frozen=True)
+class Argon:
+    """Lennard-Jones argon in a periodic cell, energy and force going to zero at the cutoff.
+
+    The cutoff must not be longer than half the cell is wide: each pair is seen once.
+    """
+
+    cutoff_ang: float = 4.5
+    depth_ev: float = 0.0104
+    diameter_ang: float = 3.4
+
+    def __call__(self, positions_ang: np.ndarray, cell_ang: np.ndarray | None) -> Evaluation:
+        assert cell_ang is not None
+        inverse = np.linalg.inv(cell_ang)
+        assert (1.0 / np.sqrt((inverse * inverse).sum(axis=0))).min() > 2.0 * self.cutoff_ang, "the cell is too small"
+        fractional = positions_ang @ inverse
+        apart = fractional[:, None] - fractional[None]
+        vectors = (apart - np.rint(apart)) @ cell_ang  # (n, n, 3), from the second to the first
+        square = (vectors * vectors).sum(axis=2)
+        distance = np.sqrt(np.where((square > 0.0) & (square < self.cutoff_ang**2), square, self.cutoff_ang**2))
+        energy, slope = self._pair(distance)
+        edge_energy, edge_slope = self._pair(np.array(self.cutoff_ang))
+        pulls = ((edge_slope - slope) / distance)[:, :, None] * vectors
+        energies = 0.5 * (energy - edge_energy - (distance - self.cutoff_ang) * edge_slope).sum(axis=1)
+        virial = -0.5 * np.einsum("ijk,ijl->kl", pulls, vectors)
+        stress = virial / abs(np.linalg.det(cell_ang))
+        voigt = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        return Evaluation(float(energies.sum()), pulls.sum(axis=1), energies, voigt)
+
+    def _pair(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Energy of a pair, and its derivative."""
+        sixth = (self.diameter_ang / distance) ** 6
+        return 4.0 * self.depth_ev * (sixth * sixth - sixth), 24.0 * self.depth_ev * (sixth - 2.0 * sixth**2) / distance
+
+
+@dataclass(frozen=True)
+class IdealGas:
+    """No forces, and the stress that belongs to that."""
+
+    def __call__(self, positions_ang: np.ndarray, cell_ang: np.ndarray | None) -> Evaluation:
+        return Evaluation(0.0, np.zeros_like(positions_ang), None, np.zeros(6))
+
+
+@dataclass(frozen=True, eq=False)
+class Bonds:
+    """A molecule: a spring along every pair of atoms, (n, n) stiffness in eV/Å² and length in Å."""
+
+    stiffness: np.ndarray
+    length_ang: np.ndarray
+
+    def __call__(self, positions_ang: np.ndarray, cell_ang: np.ndarray | None) -> Evaluation:
+        vectors = positions_ang[:, None] - positions_ang[None]
+        distance = np.sqrt((vectors * vectors).sum(axis=2)) + np.eye(len(vectors))
+        stretch = (distance - self.length_ang) * (1.0 - np.eye(len(vectors)))
+        pulls = (-self.stiffness * stretch / distance)[:, :, None] * vectors
+        return Evaluation(float(0.25 * (self.stiffness * stretch**2).sum()), pulls.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Provided:
+    """Any of the above as a force provider."""
+
+    forces: Forces
+    n_calls: list[int] = field(default_factory=list)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        facts = {"level_of_theory": None, "elements": None, "dtype": "float64", "device": "cpu"}
+        return {"model": type(self.forces).__name__, "sha256": None, **facts, "pins": {"execution": "numpy"}}
+
+    def evaluate(self, systems: Any) -> list[Evaluation]:
+        return [self.one(system) for system in systems]
+
+    def one(self, system: System) -> Evaluation:
+        return self.forces(system.positions_ang, system.cell_ang)
+
+    def forget(self, key: Any) -> None:
+        pass
+
+
+def argon_crystal(repeat: int = 2, a_ang: float = 5.2, **more: Any) -> Structure:
+    """4 repeat³ atoms of argon on the sites of an fcc lattice."""
+    atoms = bulk("Ar", cubic=True, a=a_ang).repeat(repeat)
+    return Structure(atoms.numbers, atoms.positions, atoms.cell.array, (True, True, True), **more)
+
+
+def md_params(structure: Structure, **given: Any) -> MDParams:
+    """Resolved parameters."""
+    return MDParams(**{"n_steps": 1_000_000, "timestep_fs": 2.0, **given}).resolved([structure.numbers])
+
+
+def motion_of(structure: Structure, params: MDParams, seed: int = 1) -> VelocityVerlet:
+    motion = dynamics(structure, params, seed)
+    assert isinstance(motion, VelocityVerlet)
+    return motion
+
+
+def states(forces: Forces, motion: VelocityVerlet, n_steps: int) -> Iterator[State]:
+    """Every state from step 0 on, without an engine around it."""
+    state = motion.start()
+    state = state.evaluated(forces(state.positions_ang, state.cell_ang))
+    yield state
+    for _ in range(n_steps):
+        moved = motion.move(state)
+        state = motion.settle(moved.evaluated(forces(moved.positions_ang, moved.cell_ang)))
+        yield state
+
+
+def rows(forces: Forces, motion: VelocityVerlet, n_steps: int, every: int, skip: int = 0) -> dict[str, np.ndarray]:
+    """What the thermo table would hold of every so manieth step after the first `skip`, by column."""
+    found = [
+        motion.observables(state)
+        for state in states(forces, motion, n_steps)
+        if state.step >= skip and state.step % every == 0
+    ]
+    return {name: np.array([row[name] for row in found]) for name in found[0]}
+
+
+def stride(series: np.ndarray) -> int:
+    """After how many samples the next is independent: 1 + 2 Σ of the autocorrelation until it falls to zero (Chodera
+    et al., J. Chem. Theory Comput. 3, 26, 2007)."""
+    away = series - series.mean()
+    variance, inefficiency = float((away * away).mean()), 1.0
+    for lag in range(1, len(series) // 4):
+        correlation = float((away[:-lag] * away[lag:]).mean()) / variance
+        if correlation <= 0.0:
+            break
+        inefficiency += 2.0 * correlation * (1.0 - lag / len(series))
+    return int(np.ceil(inefficiency))
+
+
+def decorrelated(series: np.ndarray) -> np.ndarray:
+    """Samples of a series that are far enough apart."""
+    return series[:: stride(series)]
+
+
+def p_of_kinetic_energy(kinetic_ev: np.ndarray, n_degrees: int, temperature_k: float) -> float:
+    """That independent kinetic energies are those of a canonical ensemble: Kolmogorov and Smirnov against the gamma
+    distribution, and its mean and variance (as in physical_validation), with the smallest counted three times."""
+    scaled = 2.0 * kinetic_ev / (KB_EV_PER_K * temperature_k)
+    shape = stats.kstest(scaled, "chi2", args=(n_degrees,)).pvalue
+    total = two_sided(stats.chi2.cdf(scaled.sum(), scaled.size * n_degrees))
+    spread = scaled.var(ddof=1)
+    # variance of a sample variance: (μ4 - σ⁴ (n - 3)/(n - 1)) / n, with μ4 of chi²
+    fourth, square = 12.0 * n_degrees**2 + 48.0 * n_degrees, 4.0 * n_degrees**2
+    error = np.sqrt((fourth - square * (scaled.size - 3) / (scaled.size - 1)) / scaled.size)
+    width = 2.0 * stats.norm.sf(abs(spread - 2.0 * n_degrees) / error)
+    return float(min(1.0, 3.0 * min(shape, total, width)))
+
+
+def p_of_mean(samples: np.ndarray, expected: float) -> float:
+    """That independent samples have this mean: Student's t."""
+    return float(stats.ttest_1samp(samples, expected).pvalue)
+
+
+def two_sided(below: float) -> float:
+    return float(2.0 * min(below, 1.0 - below))
+
+
+def p_of_slope(first: np.ndarray, second: np.ndarray, expected: float) -> float:
+    """That ln of the ratio of the densities of two sets of samples, second over first, has this slope.
+
+    The maximum-likelihood estimate from independent samples, and its error (Shirts, J. Chem. Theory Comput. 9, 909,
+    2013): a logistic regression of which set a sample is from.
+    """
+    x = np.concatenate([first, second])
+    centre, scale = x.mean(), x.std()
+    z = (x - centre) / scale
+    is_second = np.concatenate([np.zeros(len(first)), np.ones(len(second))])
+    weights = np.zeros(2)
+    design = np.stack([np.ones_like(z), z], axis=1)
+    for _ in range(100):  # Newton
+        chance = 1.0 / (1.0 + np.exp(-design @ weights))
+        information = design.T @ (design * (chance * (1.0 - chance))[:, None])
+        step = np.linalg.solve(information, design.T @ (is_second - chance))
+        weights = weights + step
+        if np.abs(step).max() < 1e-10:
+            break
+    error = np.sqrt(np.linalg.inv(information)[1, 1])
+    return float(2.0 * stats.norm.sf(abs(weights[1] - expected * scale) / error))
