@@ -145,7 +145,7 @@ def _callbacks(progress: RunProgress) -> dict[str, Any]:
 
 def _to_the_end(run: Run) -> bool:
     """Advance until every system has ended; False if the user interrupted (a second Ctrl-C acts at once)."""
-    with _noted_signals() as noted:
+    with noted_signals() as noted:
         while run.advance(seconds=TURN_S):
             if noted:
                 return False
@@ -153,7 +153,8 @@ def _to_the_end(run: Run) -> bool:
 
 
 @contextmanager
-def _noted_signals() -> Iterator[list[int]]:
+def noted_signals() -> Iterator[list[int]]:
+    """The signals that asked to stop so far (Ctrl-C, SIGTERM); the second one acts at once."""
     noted: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
