@@ -18,15 +18,13 @@ from equipot.simulation.admission import (
     is_out_of_memory,
 )
 from equipot.simulation.providers import Evaluation, System, as_equipot_error, numpy_pins
-from equipot.simulation.threads import Threads, torch_threads
+from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Threads, torch_threads
 
 if TYPE_CHECKING:
     from equipot.models.graph import AtomGraph
     from equipot.models.neighbours import NeighbourSearch
     from equipot.models.potential import Potential, Prediction
 
-LARGE_SYSTEM_ATOMS = 1_000  # above, one call uses all threads
-LARGE_THREADS_PIN = f"threads above {LARGE_SYSTEM_ATOMS} atoms"
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
 
 

@@ -21,6 +21,7 @@ from equipot.simulation.providers import ForceProvider
 from equipot.simulation.recorder import Recorder
 from equipot.simulation.reports import frame_of, rejected_result, result_of, thermo_row
 from equipot.simulation.request import RunRequest
+from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN
 from equipot.simulation.trajectory import Frame, attempts_begun, read_results
 from equipot.simulation.verdicts import Outcome, SystemResult, Verdict
 from equipot.structure import Structure
@@ -251,7 +252,7 @@ class Run:
         if header["complete"]:
             self._differences = tuple(header["differences"])
             return
-        found = _differences(self.request.provider, {**identity, "equipot": __version__})
+        found = _differences(self.request, {**identity, "equipot": __version__})
         self._differences = tuple(dict.fromkeys([*header["differences"], *found]))
         request = self.request
         for system in snapshot.restore(header["systems"], tensors, request.structure, request.motion, request.guards):
@@ -387,10 +388,12 @@ def _refuse_other_forces(begun_with: Mapping[str, Any], identity: Mapping[str, A
             )
 
 
-def _differences(begun_with: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+def _differences(request: RunRequest, identity: Mapping[str, Any]) -> list[str]:
     """What is not as it was and decides the last digits of a result, in words."""
+    begun_with = request.provider
     was = {**begun_with["pins"], **{name: begun_with[name] for name in ("dtype", "device", "equipot")}}
     now = {**identity["pins"], **{name: identity[name] for name in ("dtype", "device", "equipot")}}
-    return [
-        f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted({*was, *now}) if was.get(name) != now.get(name)
-    ]
+    names = {*was, *now}
+    if not any(isinstance(s, Structure) and s.n_atoms > LARGE_SYSTEM_ATOMS for s in request.structures):
+        names -= {LARGE_THREADS_PIN}
+    return [f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted(names) if was.get(name) != now.get(name)]

@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+LARGE_SYSTEM_ATOMS = 1_000  # above, one call uses all threads
+LARGE_THREADS_PIN = f"threads above {LARGE_SYSTEM_ATOMS} atoms"  # among the pins of a provider
+
 A = TypeVar("A")
 B = TypeVar("B")
 

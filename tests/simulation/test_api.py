@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,6 +139,47 @@ def test_a_relaxation_with_a_potential_ends_where_its_calculator_agrees() -> Non
     assert result.converged == (result.fmax_ev_per_ang is not None and result.fmax_ev_per_ang < 0.02)
 
 
+FRESH_PROCESS = """
+import json, sys
+from equipot.simulation.api import relax, run_md
+
+answers = []
+for case in json.loads(sys.stdin.read()):
+    (result,) = {"relax": relax, "md": run_md}[case["kind"]](case["structure"], "tiny", device="cpu", **case["params"])
+    guard = result.guard and {name: result.guard[name] for name in ("name", "limit", "value")}
+    answers.append([str(result.outcome), result.energy_ev, result.fmax_ev_per_ang, guard])
+print(json.dumps(answers))
+"""
+
+
+def test_the_structure_returned_gives_the_same_verdict_in_another_process() -> None:
+    """Converged, used up and stopped, to the last bit (of the temperature nearly: Atoms hold momenta)."""
+    given: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("relax", {"fmax_ev_per_ang": 0.3, "max_steps": 200}, {"max_steps": 0}),
+        ("relax", {"fmax_ev_per_ang": 1e-6, "max_steps": 3}, {"max_steps": 0}),
+        ("relax", {"guards": {"max_force_ev_per_ang": {"limit": 0.1}}, "fmax_ev_per_ang": 0.01}, {"max_steps": 0}),
+        (
+            "md",
+            {"ensemble": "nve", "n_steps": 50, "seed": 4, "guards": {"max_temperature_k": {"limit": 330.0}}},
+            {"n_steps": 0, "velocities": "given"},
+        ),
+    ]
+    cases, expected = [], []
+    for kind, params, again in given:
+        (result,) = (relax if kind == "relax" else run_md)(water(), "tiny", device="cpu", **params)
+        assert result.atoms is not None
+        structure = from_atoms(result.atoms).to_json()
+        cases.append({"kind": kind, "params": {**params, **again}, "structure": structure})
+        guard = result.guard and {name: result.guard[name] for name in ("name", "limit", "value")}
+        expected.append([str(result.outcome), result.energy_ev, result.fmax_ev_per_ang, guard])
+    assert [outcome for outcome, *_ in expected] == ["converged", "max_steps", "guard_stopped", "guard_stopped"]
+    command = [sys.executable, "-c", FRESH_PROCESS]
+    answer = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True)
+    found = json.loads(answer.stdout)
+    assert found[3][-1].pop("value") == pytest.approx(expected[3][-1].pop("value"), rel=1e-12)
+    assert found == expected
+
+
 def test_one_bad_structure_in_a_list_is_rejected_and_the_others_go_on() -> None:
     close, unknown = Atoms("H2", [[0, 0, 0], [0, 0, 0.01]]), molecule("NaCl")
     bonded = water()
@@ -218,6 +262,22 @@ def test_run_md_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     (again,) = resume_run(tmp_path / "run")
     assert again.atoms is not None
     assert again.atoms == whole.atoms
+
+
+def test_a_resume_on_another_number_of_threads_is_still_exact(tmp_path: Path) -> None:
+    structures = [water(), rattled(), molecule("CH4")]
+    whole = run_md(structures, "tiny", n_threads=3, **MD)
+
+    def interrupt(frame: Atoms) -> None:
+        if frame.info["step"] == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_md(structures, "tiny", output=tmp_path / "run", on_frame=interrupt, n_threads=1, **MD)
+    for one, other in zip(resume_run(tmp_path / "run", n_threads=2), whole, strict=True):
+        assert one.bitwise
+        assert one.energy_ev == other.energy_ev
+        assert one.atoms == other.atoms
 
 
 def test_an_output_folder_is_not_overwritten_and_a_resume_does_what_was_asked_first(tmp_path: Path) -> None:
