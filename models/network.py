@@ -54,6 +54,7 @@ class Sizes:
     mean_neighbours: float = 15.0  # messages are divided by its square root
     energy_scale_ev: float = 1.0
     n_tensor_channels: int = 0  # of the neighbours' functions that are passed on as they are, not along the bond only
+    mixes_by_element: bool = False  # W' of the update is another for each element z_i
     is_calibrated: bool = False  # messages are scaled by numbers taken from the training data (Network.calibrate)
     repulsion_reach: float = 1.0  # where the repulsion ends, in units of the sum of covalent radii
 
@@ -70,13 +71,11 @@ class Architecture(Sizes):
 
 @dataclass(frozen=True)
 class Bonds:
-    """What a layer needs to know of the bonds; (n_atoms, n_slots) throughout."""
+    """What a layer needs to know of the bonds; slots last, so that loops over them are contiguous."""
 
-    species: torch.Tensor  # (n_atoms,)
-    pair: torch.Tensor  # species of both ends as one index
-    harmonics: torch.Tensor  # (..., (l_max + 1)²)
-    functions: torch.Tensor  # (..., (l_max + 1)² n_basis), b_n Y_lm, 0 in masked slots
-    reverse: torch.Tensor  # (n_atoms * n_slots,)
+    pair: torch.Tensor  # (n_atoms, n_slots), species of both ends as one index
+    harmonics: torch.Tensor  # (n_atoms, (l_max + 1)², n_slots)
+    functions: torch.Tensor  # (n_atoms, (l_max + 1)² n_basis, n_slots), b_n Y_lm, 0 in masked slots
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,30 @@ class DegreeLinear(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x[d * d : (d + 1) ** 2] @ self.weight[d] for d in range(self.l_max + 1)])
+        blocks = [x[d * d : (d + 1) ** 2] for d in range(self.l_max + 1)]
+        return torch.cat([x_l.bmm(w.expand(len(x_l), -1, -1)) for x_l, w in zip(blocks, self.weight, strict=True)])
+
+
+class ElementLinear(torch.nn.Module):
+    """A linear map of the channels for each degree and element of the atom: ((l_max + 1)², n, c_in) -> (..., c_out)."""
+
+    def __init__(self, n_elements: int, l_max: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        shared, own = torch.randn(l_max + 1, 1, n_in, n_out), torch.randn(l_max + 1, n_elements, n_in, n_out)
+        self.weight = torch.nn.Parameter((0.8 * shared + 0.6 * own) / sqrt(n_in))
+
+    def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """One product: the channels of every atom, among zeros where other elements have theirs."""
+        is_element = torch.nn.functional.one_hot(species, self.weight.shape[1]).to(x).unsqueeze(-1)
+        x = (x.unsqueeze(2) * is_element).flatten(2)
+        return torch.cat([x[d * d : (d + 1) ** 2] @ w.flatten(0, 1) for d, w in enumerate(self.weight)])
 
 
 class Layer(torch.nn.Module):
-    """One round of looking at the neighbours (module docstring)."""
+    """One round of looking at the neighbours (module docstring), in steps that need no atom but their own.
+
+    What an atom sends along a bond reaches the other end through `reversed_bonds`, between `send` and `receive`.
+    """
 
     def __init__(self, a: Architecture, is_first: bool, l_out: int) -> None:
         super().__init__()
@@ -138,7 +156,7 @@ class Layer(torch.nn.Module):
         coefficients = torch.tensor([1.0, 0.3, 0.1])[:, None] * (1.0 + 0.1 * torch.randn(n_elements, 3, c))
         self.power_weight = torch.nn.Parameter(coefficients)
         self.product = PolynomialProduct(a.factorisation, a.l_max, l_out)
-        self.mix_product = DegreeLinear(l_out, c, c)
+        self.mix_product = ElementLinear(n_elements, l_out, c, c) if a.mixes_by_element else DegreeLinear(l_out, c, c)
         self.n_tensors = 0 if is_first else a.n_tensor_channels
         if not is_first:
             self.mix_features = DegreeLinear(a.l_hidden, c, n_messages)
@@ -150,38 +168,45 @@ class Layer(torch.nn.Module):
         self.register_buffer("gain", torch.ones(()) if a.is_calibrated else None)
         self.gain: torch.Tensor | None
 
-    def forward(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
-        """Features ((l_hidden + 1)², n_atoms, c) of before -> ((l_out + 1)², n_atoms, c)."""
-        seen = self.see(h, bonds)
-        new: torch.Tensor = self.mix_product(self.product(seen, self.power_weight[bonds.species]))
+    def send(self, h: torch.Tensor, bonds: Bonds) -> torch.Tensor:
+        """What goes along the bonds, (n_atoms, n_slots, ...): the feature functions h ((l_hidden + 1)², n_atoms, c)
+        in the bond's direction, and behind them those that are passed on as they are."""
+        directions = bonds.harmonics[:, : self.n_hidden].transpose(1, 2)
+        along_bond: torch.Tensor = directions @ self.mix_features(h).transpose(0, 1)
+        if not self.n_tensors:
+            return along_bond
+        whole = self.tensor_features(h).transpose(0, 1).flatten(1).unsqueeze(1)
+        return torch.cat([along_bond, whole.expand(-1, along_bond.shape[1], -1)], dim=-1)
+
+    def receive(self, received: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
+        """What the neighbours sent, or only which elements they are, -> A ((l_max + 1)², n_atoms, c)."""
+        strength = self.pair_weight[bonds.pair] * (self.scale if self.gain is None else self.scale * self.gain)
+        if received is not None:
+            strength = strength * received[..., : strength.shape[2]]
+        gathered = (bonds.functions @ strength).view(strength.shape[0], bonds.harmonics.shape[1], -1)
+        seen: torch.Tensor = self.mix_messages(gathered.transpose(0, 1))
+        if received is None or not self.n_tensors:
+            return seen
+        tensors = self._sum_tensors(received[..., strength.shape[2] :], bonds)
+        return torch.cat([seen[: self.n_hidden] + tensors, seen[self.n_hidden :]])
+
+    def update(self, seen: torch.Tensor, h: torch.Tensor | None, species: torch.Tensor) -> torch.Tensor:
+        """A and the features before -> new features ((l_out + 1)², n_atoms, c)."""
+        product = self.product(seen, self.power_weight[species])
+        by_element = isinstance(self.mix_product, ElementLinear)
+        new: torch.Tensor = self.mix_product(product, species) if by_element else self.mix_product(product)
         if h is not None:
-            keep = self.keep_weight[bonds.species]
+            keep = self.keep_weight[species]
             new = new + torch.cat([h[d * d : (d + 1) ** 2] * keep[:, d] for d in range(self.l_out + 1)])
         return new
 
-    def see(self, h: torch.Tensor | None, bonds: Bonds) -> torch.Tensor:
-        """The sums over neighbours A, ((l_max + 1)², n_atoms, c)."""
-        n_atoms, _, n_harmonics = bonds.harmonics.shape
-        strength = self.pair_weight[bonds.pair] * (self.scale if self.gain is None else self.scale * self.gain)
-        if h is not None:
-            along_bond = bonds.harmonics[..., : self.n_hidden] @ self.mix_features(h).transpose(0, 1)
-            strength = strength * reversed_bonds(along_bond, bonds.reverse)
-        gathered = (bonds.functions.transpose(1, 2) @ strength).view(n_atoms, n_harmonics, -1)
-        seen: torch.Tensor = self.mix_messages(gathered.transpose(0, 1))
-        if h is None or not self.n_tensors:
-            return seen
-        tensors = self._tensors_of_neighbours(h, bonds)
-        return torch.cat([seen[: self.n_hidden] + tensors, seen[self.n_hidden :]])
-
-    def _tensors_of_neighbours(self, h: torch.Tensor, bonds: Bonds) -> torch.Tensor:
+    def _sum_tensors(self, theirs: torch.Tensor, bonds: Bonds) -> torch.Tensor:
         """The neighbours' functions weighted by distance and elements, what lies across the bond included."""
-        n_atoms, n_slots, n_harmonics = bonds.harmonics.shape
-        own = self.tensor_features(h).transpose(0, 1).unsqueeze(1)  # (n_atoms, 1, n_hidden, n_tensors)
-        theirs = reversed_bonds(own.expand(-1, n_slots, -1, -1).flatten(2), bonds.reverse)
+        n_atoms, n_slots, _ = theirs.shape
         weight = self.tensor_pair_weight[bonds.pair].unsqueeze(2)
-        theirs = (theirs.view(n_atoms, n_slots, self.n_hidden, self.n_tensors) * weight).flatten(2)
-        radial = bonds.functions[..., : bonds.functions.shape[-1] // n_harmonics]  # b_n Y_00
-        summed = (radial.transpose(1, 2) @ theirs).view(n_atoms, -1, self.n_hidden, self.n_tensors)
+        weighted = (theirs.view(n_atoms, n_slots, self.n_hidden, self.n_tensors) * weight).flatten(2)
+        radial = bonds.functions[:, : bonds.functions.shape[1] // bonds.harmonics.shape[1]]  # b_n Y_00
+        summed = (radial @ weighted).view(n_atoms, -1, self.n_hidden, self.n_tensors)
         mixed: torch.Tensor = self.mix_tensors(summed.permute(2, 0, 1, 3).flatten(2))
         return mixed * (self.scale * sqrt(4.0 * pi))
 
@@ -225,8 +250,8 @@ class Network(torch.nn.Module):
         distance = vectors_ang.square().sum(-1).sqrt()
         species = self.species_of_number[numbers]
         pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])
-        radial = self.basis(distance) * self.repulsion.switch(distance, pair).unsqueeze(-1)
-        unit = vectors_ang / distance.unsqueeze(-1)
+        radial = self.basis(distance) * self.repulsion.switch(distance, pair).unsqueeze(1)
+        unit = (vectors_ang / distance.unsqueeze(-1)).transpose(1, 2)
         learned, scalars = self._look(species, pair, unit, radial, reverse)
         if self.is_chiral:  # the mean over a system and its mirror image is the true part of what is seen
             learned_mirrored, scalars_mirrored = self._look(species, pair, -unit, radial, reverse)
@@ -247,15 +272,16 @@ class Network(torch.nn.Module):
         reverse: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Learned energies (n_atoms,) and scalars (n_atoms, n_layers c) of the layers that see these directions."""
-        harmonics = torch.cat(self.harmonics(unit), dim=-1)
-        functions = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(-2)
-        bonds = Bonds(species, pair[0] * len(self.architecture.elements) + pair[1], harmonics, functions, reverse)
+        harmonics = self.harmonics(unit)
+        functions = (harmonics.unsqueeze(2) * radial.unsqueeze(1)).flatten(1, 2)
+        bonds = Bonds(pair[0] * len(self.architecture.elements) + pair[1], harmonics, functions)
         h: torch.Tensor | None = None
         learned = torch.zeros_like(unit[:, 0, 0])
         scalars = []
         for layer, readout in zip(self.layers, self.linear_readout, strict=True):
-            h = layer(h, bonds)
-            assert h is not None
+            assert isinstance(layer, Layer)
+            received = None if h is None else reversed_bonds(layer.send(h, bonds), reverse)
+            h = layer.update(layer.receive(received, bonds), h, species)
             scalars.append(h[0])
             learned = learned + (h[0] * readout[species]).sum(-1)
         hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
@@ -289,4 +315,4 @@ class Network(torch.nn.Module):
     def _densities(self, radial: torch.Tensor, neighbour_species: torch.Tensor) -> torch.Tensor:
         """Radial density of each element around each atom, (n_atoms, n_basis n_elements)."""
         is_element = torch.nn.functional.one_hot(neighbour_species, len(self.architecture.elements))
-        return (radial.transpose(1, 2) @ is_element.to(radial)).flatten(1)
+        return (radial @ is_element.to(radial)).flatten(1)

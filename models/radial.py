@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import pi, sqrt
 
+import numpy as np
 import torch
 
 from equipot.elements import COVALENT_RADII_ANG
@@ -12,6 +13,11 @@ from equipot.units import ANG_PER_BOHR
 COULOMB_EV_ANG = 14.3996454784  # e²/(4π ε0)
 #: the learned part is whole above the first and gone below the second, in units of the sum of covalent radii
 SWITCH_ON, SWITCH_OFF = 0.6, 0.4
+#: weight and decay of the terms of the universal screening function φ (Ziegler, Biersack, Littmark 1985), in the
+#: single precision in which potentials are fitted
+SCREENING = np.array(
+    [(0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162)], np.float32
+).tolist()
 
 
 def envelope(x: torch.Tensor) -> torch.Tensor:
@@ -38,10 +44,10 @@ class BesselBasis(torch.nn.Module):
         self.frequencies: torch.Tensor
 
     def forward(self, distance_ang: torch.Tensor) -> torch.Tensor:
-        """(...,) -> (..., n_basis)."""
-        r = distance_ang.unsqueeze(-1)
-        scale = sqrt(2.0 / self.cutoff_ang) * envelope(r / self.cutoff_ang) / r
-        return torch.sin(r * self.frequencies) * scale
+        """(n, ...) -> (n, n_basis, ...)."""
+        scale = sqrt(2.0 / self.cutoff_ang) * envelope(distance_ang / self.cutoff_ang) / distance_ang
+        frequencies = self.frequencies.view(-1, *[1] * (distance_ang.dim() - 1))
+        return torch.sin(distance_ang.unsqueeze(1) * frequencies) * scale.unsqueeze(1)
 
 
 class Repulsion(torch.nn.Module):
@@ -60,21 +66,17 @@ class Repulsion(torch.nn.Module):
         length = 0.8854 * ANG_PER_BOHR / (z[:, None] ** 0.23 + z[None, :] ** 0.23)
         self.register_buffer("inverse_length", 1.0 / length, persistent=False)
         self.register_buffer("reach_ang", radii[:, None] + radii[None, :], persistent=False)
-        self.register_buffer("weights", torch.tensor([0.18175, 0.50986, 0.28022, 0.02817]).double(), persistent=False)
-        self.register_buffer("decays", torch.tensor([3.19980, 0.94229, 0.40290, 0.20162]).double(), persistent=False)
         self.charge: torch.Tensor
         self.inverse_length: torch.Tensor
         self.reach_ang: torch.Tensor
-        self.weights: torch.Tensor
-        self.decays: torch.Tensor
 
     def forward(self, distance_ang: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Energy of each bond in eV; `pair` are the species of its two ends."""
         reduced = distance_ang * self.inverse_length[pair]
-        screening = (self.weights * torch.exp(-self.decays * reduced.unsqueeze(-1))).sum(-1)
-        return (
-            self.charge[pair] / distance_ang * screening * envelope(distance_ang / (self.reach * self.reach_ang[pair]))
-        )
+        screening = sum(weight * torch.exp(-decay * reduced) for weight, decay in SCREENING)
+        end = envelope(distance_ang / (self.reach * self.reach_ang[pair]))
+        energy: torch.Tensor = self.charge[pair] / distance_ang * screening * end
+        return energy
 
     def switch(self, distance_ang: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """What the learned part is multiplied with, so that two atoms pushed together feel the repulsion alone."""

@@ -79,42 +79,40 @@ def tangent_harmonics(l_max: int, directions: np.ndarray) -> np.ndarray:
     return out
 
 
-@cache
-def power_to_harmonics(degree: int) -> np.ndarray:
-    """Matrix (3^l, 2l + 1) that takes the l-th tensor power of a unit vector to its harmonics of degree l.
-
-    Y_l is a homogeneous polynomial of degree l, so the symmetric least-norm solution is exact.
-    """
-    rng = np.random.default_rng(0)
-    directions = rng.normal(size=(40 + 20 * degree, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    powers = np.ones((len(directions), 1))
-    for _ in range(degree):
-        powers = (powers[:, :, None] * directions[:, None, :]).reshape(len(directions), -1)
-    values = real_harmonics(degree, directions)[:, degree**2 :]
-    matrix: np.ndarray = np.linalg.lstsq(powers, values, rcond=1e-10)[0]
-    return matrix
-
-
 class Harmonics(torch.nn.Module):
-    """Real spherical harmonics of unit vectors as products and one matrix per degree: cheap to differentiate twice."""
+    """Real spherical harmonics of unit vectors by their recurrences, one step of arithmetic after the other.
+
+    Y_lm = N_lm Q_l|m|(z) Re or Im (x + iy)^|m|, where Q_lm = P_lm/(1 - z²)^(m/2) without the Condon-Shortley phase
+    obeys Q_mm = (2m - 1)!! and (l - m) Q_lm = (2l - 1) z Q_(l-1)m - (l + m - 1) Q_(l-2)m (Abramowitz and Stegun 8.5.3).
+    """
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = l_max
-        for degree in range(2, l_max + 1):
-            self.register_buffer(f"matrix_{degree}", torch.tensor(power_to_harmonics(degree)), persistent=False)
 
-    def forward(self, unit: torch.Tensor) -> list[torch.Tensor]:
-        """(..., 3) -> one tensor (..., 2l + 1) for each degree l = 0 ... l_max."""
-        out = [torch.full_like(unit[..., :1], 0.5 / sqrt(pi))]
-        if self.l_max >= 1:
-            out.append(sqrt(3.0 / (4.0 * pi)) * unit[..., (1, 2, 0)])
-        power = unit
-        for degree in range(2, self.l_max + 1):
-            power = (power.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
-            out.append(power @ getattr(self, f"matrix_{degree}"))
-        return out
+    def forward(self, unit: torch.Tensor) -> torch.Tensor:
+        """(n, 3, ...) -> (n, (l_max + 1)², ...)."""
+        x, y, z = unit.unbind(1)
+        out = [torch.empty(0)] * n_harmonics(self.l_max)
+        cosine, sine = torch.ones_like(x), torch.zeros_like(x)  # Re and Im of (x + iy)^m
+        diagonal = 1.0
+        for m in range(self.l_max + 1):
+            if m > 0:
+                cosine, sine = (x, y) if m == 1 else (x * cosine - y * sine, x * sine + y * cosine)
+                diagonal *= 2 * m - 1
+            before, q = torch.zeros_like(z), torch.full_like(z, diagonal)
+            for degree in range(m, self.l_max + 1):
+                if degree > m:
+                    step = z * q * (2 * degree - 1)
+                    before, q = q, (step if degree == m + 1 else step - before * (degree + m - 1)) / (degree - m)
+                norm = sqrt((2 * degree + 1) / (4 * pi) * factorial(degree - m) / factorial(degree + m))
+                if m == 0:
+                    out[degree * degree + degree] = q * norm
+                else:
+                    scaled = q * (sqrt(2.0) * norm)
+                    out[degree * degree + degree + m] = scaled * cosine
+                    out[degree * degree + degree - m] = scaled * sine
+        return torch.stack(out, dim=1)
 
 
 def _complex_clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
