@@ -23,11 +23,15 @@ def main(kind: str, folder: str, n_steps: str = "100") -> None:
     structures = [crystal, slab, water]
     for atoms in structures:
         atoms.rattle(0.12, seed=4)
-    if kind == "relax":
+    if kind in ("relax", "lbfgs"):
         if (directory / "request.json").exists():
             run = Run.resume(directory, AseProvider(EMT()))
         else:
             params = RelaxParams(fmax_ev_per_ang=1e-5, max_steps=80, checkpoint_every_s=0.01)
+            if kind == "lbfgs":  # small steps make a long history
+                more = {"optimizer": "lbfgs", "cell_filter": "frechet", "max_step_ang": 0.002}
+                params = RelaxParams.model_validate({**params.model_dump(), **more})
+                structures = [crystal, crystal.repeat((2, 1, 1)), crystal.repeat((1, 1, 2))]
             run = Run.start(
                 directory,
                 kind="relax",
