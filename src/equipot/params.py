@@ -202,7 +202,9 @@ class MDParams(Params):
         description="temperature, K: a number, or a ramp [{time_ps, temperature_k}, ...]; in nve it sets the start "
         "velocities only",
     )
-    thermostat: Thermostat | None = Field(None, description="nvt and npt; langevin if absent")
+    thermostat: Thermostat | None = Field(
+        None, description='nvt and npt: {"type": "langevin", "nose_hoover" or "bussi", ...}; langevin if absent'
+    )
     barostat: MTKBarostat | None = Field(None, description="npt only; mtk at 0 GPa if absent")
     velocities: Literal["maxwell_boltzmann", "given", "zero"] = Field(
         "maxwell_boltzmann", description="start velocities: drawn at temperature_k, those of the structure, or none"
@@ -413,6 +415,9 @@ def invalid_parameters(
     for item in error.errors(include_url=False, include_input=False):
         culprit = _culprit(item, known, prefix)
         culprits.setdefault(culprit.pointer, culprit)
+    for pointer in list(culprits):  # a list was meant if something in it is wrong, and not the other kinds of value
+        if any(other.startswith(f"{pointer}/") for other in culprits):
+            del culprits[pointer]
     first = next(iter(culprits.values()))
     where = first.pointer.lstrip("/").replace("/", ".")
     detail = f"{where}: {first.message}" if where else first.message
@@ -428,7 +433,7 @@ def _culprit(item: ErrorDetails, known: type[BaseModel] | None, prefix: str) -> 
     if place and place[0] in PARAMS_OF_KIND:
         place = place[1:]  # the tag that chose the kind of job
     place = [part for part in (*place, *([] if unknown else [last])) if isinstance(part, int) or part.isidentifier()]
-    model, description = _described(known, place)
+    place, model, description = _described(known, place)
     context = item.get("ctx", {})
     message, hint = item["msg"].removeprefix("Value error, "), str(context.get("hint", description))
     if unknown:
@@ -440,18 +445,31 @@ def _culprit(item: ErrorDetails, known: type[BaseModel] | None, prefix: str) -> 
     return Culprit(prefix + "".join(f"/{_escaped(part)}" for part in place if part != ""), message, hint)
 
 
-def _described(model: type[BaseModel] | None, place: Sequence[int | str]) -> tuple[type[BaseModel] | None, str]:
-    """The model at a place within `model`, if there is one, and what its field is described as."""
-    description = ""
+def _described(
+    model: type[BaseModel] | None, place: Sequence[int | str]
+) -> tuple[list[int | str], type[BaseModel] | None, str]:
+    """A place within `model` without the tags that chose between kinds of objects, the model there, if there is one,
+    and what its field is described as."""
+    models, description = [model] if model else [], ""
+    kept: list[int | str] = []
     for part in place:
-        if isinstance(part, int) or model is None:
+        field = next((m.model_fields[part] for m in models if part in m.model_fields), None)
+        tagged = [m for m in models if "type" in m.model_fields and part in get_args(m.model_fields["type"].annotation)]
+        if isinstance(part, str) and field is None and tagged:
+            models = tagged
             continue
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        description = (field.description or "") if field else ""
-        inner = (annotation, *get_args(annotation))
-        model = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return model, f"What belongs here: {description}." if description else ""
+        kept.append(part)
+        if isinstance(part, str):
+            models = _models_in(field.annotation) if field else []
+            description = (field.description or "") if field else ""
+    return kept, models[0] if models else None, f"What belongs here: {description}." if description else ""
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
 def _escaped(part: int | str) -> str:

@@ -15,10 +15,9 @@ from equipot.calculator.convert import to_atoms
 from equipot.params import LangevinThermostat, MDParams
 from equipot.simulation.engine import Engine, Moving
 from equipot.simulation.motions.base import State
-from equipot.simulation.motions.langevin import Langevin
+from equipot.simulation.motions.dynamics import dynamics
 from equipot.simulation.motions.noise import Stream, normals
 from equipot.simulation.motions.velocities import thermal_speeds_ang_per_fs
-from equipot.simulation.motions.velocity_verlet import VelocityVerlet
 from equipot.simulation.providers import AseProvider, ForceProvider
 from equipot.structure import Structure
 from equipot.units import EV_PER_U_ANG2_PER_FS2, KB_EV_PER_K
@@ -34,8 +33,7 @@ def params(**given: Any) -> MDParams:
 
 def states(provider: ForceProvider, structure: Structure, chosen: MDParams, seed: int = 1) -> list[tuple[Any, State]]:
     """Every state of a run from step 0 on, with its motion."""
-    kind = VelocityVerlet if chosen.ensemble == "nve" else Langevin
-    motion = kind(structure, chosen, seed)
+    motion = dynamics(structure, chosen, seed)
     engine = Engine(provider)
     engine.add(Moving(0, structure, motion, motion.start()))
     found = []
@@ -58,12 +56,12 @@ def test_every_step_of_nve_is_that_of_ases_velocity_verlet(forces: Any, name: st
     atoms = to_atoms(structure)
     atoms.calc = EMT()
     atoms.set_velocities(speeds_of(run[0][1]) / ase_units.fs)
-    dynamics = AseVelocityVerlet(atoms, 1.0 * ase_units.fs)
+    ases = AseVelocityVerlet(atoms, 1.0 * ase_units.fs)
     for motion, state in run:
         assert np.abs(state.positions_ang - atoms.positions).max() < SAME_STEP_ANG, f"step {state.step}"
         assert np.abs(speeds_of(state) - atoms.get_velocities() * ase_units.fs).max() < SAME_STEP_ANG
         assert motion.conserved_ev(state) == pytest.approx(atoms.get_total_energy(), abs=1e-9)
-        dynamics.run(1)
+        ases.run(1)
     assert state.step == 30
 
 
