@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from equipot.structure import Structure
 Predict = Callable[[Structure], Prediction]
 
 
-def small_network(seed: int = 0, **changes: object) -> Network:
+def small_network(seed: int = 0, **changes: Any) -> Network:
     """A network with random weights in every part, float64."""
     torch.manual_seed(seed)
-    sizes: dict[str, object] = {"n_channels": 8, "n_pair_channels": 4, "n_message_channels": 4, "n_basis": 5}
-    architecture = Architecture(elements=(1, 6, 8, 14, 29), **{**sizes, **changes})  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"n_channels": 8, "n_pair_channels": 4, "n_message_channels": 4, "n_basis": 5}
+    architecture = Architecture(elements=(1, 6, 8, 14, 29), **{**sizes, **changes})
     network = Network(architecture).double()
     with torch.no_grad():
         network.linear_readout.normal_()
