@@ -150,8 +150,8 @@ def read_request(directory: Path) -> dict[str, Any]:
 class RunFrames(Sequence[Frame]):
     """The frames of a run that could be read when it was opened, oldest first, of one system or of all.
 
-    Opening reads the index, 32 bytes for each frame; `self[k]` reads frame k and nothing of the others. Made in one
-    thread, it must be used there. Raises DamagedDataError for frames whose file is cut off.
+    Opening reads the index, 32 bytes for each frame; `self[k]` reads frame k and nothing of the others. Raises
+    DamagedDataError for frames whose file is cut off.
     """
 
     def __init__(self, directory: Path, system: int | None = None) -> None:
@@ -225,6 +225,18 @@ class RunFrames(Sequence[Frame]):
         reader = self._reader[1]
         record = reader.record(int(entry["offset"]))
         return record, reader.header(int(entry["system"]), record)
+
+    def row(
+        self, index: int, velocities: bool = True
+    ) -> tuple[int, float, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]:
+        """Step, time (NaN if none), positions, cell, velocities and atomic numbers of a frame, nothing else of it."""
+        entry = self._index[index]
+        record, header = self.record(index)
+        momenta = record.get("momenta") if velocities else None
+        speeds = None if momenta is None else momenta / header.weights_u[:, None] / ASE_TIME_FS
+        cell = np.array(record.get("cell"))
+        where = record.get("positions"), cell if cell.any() else None
+        return int(entry["step"]), float(entry["time_fs"]), *where, speeds, header.numbers
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))
