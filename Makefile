@@ -7,9 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH ?= $(shell sed -n 's/^torch==.*/&/p' constraints.txt)
 # Further words for the command: make run ARGS="--port 9000", make test ARGS="-k langevin"
 ARGS ?=
+# Where the labelled frames are that benchmarks ask for
+DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format test-image clean
+.PHONY: help install run test test-long check format test-image bench-accuracy clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +49,10 @@ format: $(VENV)/.ok ## format the code
 test-image: $(VENV)/.ok ## check the compose files, build the image and try it (needs root and buildah)
 	@echo "==> docker/test-image"
 	@docker/test-image
+
+bench-accuracy: $(VENV)/.ok ## recompute the table of accuracy: make bench-accuracy DATA=folder
+	@echo "==> benchmarks/accuracy.py $(ARGS)"
+	@$(BIN)/python benchmarks/accuracy.py --data $(DATA) $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
