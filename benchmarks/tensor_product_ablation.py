@@ -61,12 +61,19 @@ def configuration(given: argparse.Namespace, factorisation: str, seed: int) -> T
         ),
         network=Sizes(
             n_channels=given.channels, n_message_channels=given.channels // 2, l_max=given.l_max,
-            l_hidden=min(2, given.l_max), factorisation=factorisation,
+            l_hidden=min(2, given.l_max), factorisation=factorisation, is_calibrated=True,
         ),
         optimiser=OptimiserPart(
             n_steps=given.steps, atoms_per_batch=75, ema_decay=0.99, validate_every=max(1, given.steps // 4)
         ),
     )  # fmt: skip
+
+
+def calibrated(trainer: Trainer) -> Trainer:
+    """The messages scaled to the data, so that squares and cubes count from the first step on."""
+    trainer.network.calibrate(*make_batch(trainer.train[:20]).inputs)
+    trainer.average.load_state_dict(trainer.network.state_dict())
+    return trainer
 
 
 def times_ms(network: Network, graphs: list[LabelledGraph]) -> float:
@@ -122,7 +129,7 @@ def main() -> None:
     for seed in given.seeds:
         for trained_with in given.train_with:
             config = configuration(given, trained_with, seed)
-            trainer = Trainer(config, given.out / config.name)
+            trainer = calibrated(Trainer(config, given.out / config.name))
             before = time.process_time()
             trainer.run()
             seconds = time.process_time() - before

@@ -31,16 +31,15 @@ ROUNDING = 1e-11  # relative to the spread of the energies of atoms
 END = np.array([[0.0, 0.0, 0.0], [1.5, 0.2, -0.9], [-0.7, 1.2, -1.4], [-0.5, -1.6, -0.6]])
 
 
-def network_of(factorisation: str, seed: int = 4, **changes: object) -> Network:
+def network_of(factorisation: str, cutoff_ang: float = CUTOFF_ANG, **changes: object) -> Network:
     """A random network of strong messages, so that its higher powers, and with them what it knows, show."""
-    return small_network(
-        seed=seed, factorisation=factorisation, mean_neighbours=0.003, cutoff_ang=CUTOFF_ANG, **changes
-    )
+    return small_network(seed=4, factorisation=factorisation, mean_neighbours=0.003, cutoff_ang=cutoff_ang, **changes)
 
 
 def energies(network: Network, structure: Structure) -> np.ndarray:
     """What is learned of the atoms, (n_atoms,)."""
-    tensors = graph_tensors(graph_of(structure, CUTOFF_ANG), torch.float64, torch.device("cpu"))
+    graph = graph_of(structure, network.architecture.cutoff_ang)
+    tensors = graph_tensors(graph, torch.float64, torch.device("cpu"))
     with torch.no_grad():
         learned: np.ndarray = network(*tensors).learned_ev.numpy()
     return learned
@@ -71,12 +70,13 @@ def two_ends(mirrored: bool) -> Structure:
     return Structure(np.array([6, 1, 8, 14] * 2), np.vstack([END, turned + np.array([0.0, 0.0, 2.0])]))
 
 
+@pytest.mark.parametrize("n_tensor_channels", [0, 2])
 @pytest.mark.parametrize("factorisation", FACTORISATIONS)
 @pytest.mark.parametrize("make", ALL_KINDS)
 def test_energies_do_not_change_when_the_system_is_turned_inverted_or_its_atoms_renamed(
-    factorisation: str, make: type
+    factorisation: str, make: type, n_tensor_channels: int
 ) -> None:
-    structure, network = make(), network_of(factorisation)
+    structure, network = make(), network_of(factorisation, n_tensor_channels=n_tensor_channels)
     here = energies(network, structure)
     rotation = Rotation.random(rng=np.random.default_rng(1)).as_matrix()
     for matrix in (rotation, -rotation, MIRROR):
@@ -149,6 +149,13 @@ def test_only_odd_paths_tell_two_ends_of_one_hand_from_two_of_both(factorisation
         assert difference > 1e-8
     enantiomer = energies(network, moved(two_ends(False), MIRROR))
     assert np.abs(alike - enantiomer).max() < ROUNDING * np.ptp(alike)
+
+
+@pytest.mark.parametrize("changes", [{"cutoff_ang": 5.0}, {"n_tensor_channels": 2}])
+def test_true_tensors_tell_them_too_where_an_atom_sees_both_ends_or_whole_functions(changes: dict[str, float]) -> None:
+    network = network_of("gaunt", **changes)
+    alike, unlike = energies(network, two_ends(False)), energies(network, two_ends(True))
+    assert np.abs(alike - unlike).max() > 0.01 * np.ptp(alike)
 
 
 @pytest.mark.parametrize("factorisation", CHIRAL)
