@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from equipot.models.network import DegreeLinear, ElementLinear, Network
+
 #: Newton-Schulz polynomial a x + b x³ + c x⁵ and the number of iterations (Jordan et al., 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
@@ -32,6 +34,14 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
         x = a * x + (b * square + c * (square @ square)) @ x
     direction: torch.Tensor = x.mT if is_tall else x
     return direction
+
+
+def muon_for(network: Network, lr: float, weight_decay: float = 0.0) -> Muon:
+    """Muon for everything of a network that maps channels to channels, Adam for the rest."""
+    matrices = [module.weight for module in network.modules() if isinstance(module, (DegreeLinear, ElementLinear))]
+    matrices.append(network.hidden_readout)
+    chosen = {id(matrix) for matrix in matrices}
+    return Muon(matrices, [p for p in network.parameters() if id(p) not in chosen], lr, weight_decay)
 
 
 class Muon(torch.optim.Optimizer):

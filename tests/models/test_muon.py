@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equipot.models.training.muon import Muon, orthogonalised
+from equipot.models.training.muon import Muon, muon_for, orthogonalised
+from tests.models.conftest import small_network
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 12), (3, 12, 40), (16, 16)])
@@ -67,3 +68,11 @@ def test_weight_decay_shrinks_what_has_no_gradient_to_speak_of() -> None:
     matrix.grad = torch.zeros(4, 4)
     optimiser.step()
     assert torch.allclose(matrix.detach(), torch.full((4, 4), 0.995))
+
+
+def test_every_weight_of_a_network_is_stepped_once() -> None:
+    network = small_network(n_tensor_channels=2, mixes_by_element=True)
+    matrices, others = (group["params"] for group in muon_for(network, lr=0.01).param_groups)
+    assert sorted(map(id, [*matrices, *others])) == sorted(map(id, network.parameters()))
+    assert all(matrix.shape[-2] > 1 and matrix.shape[-1] > 1 for matrix in matrices)
+    assert any(p is network.hidden_readout for p in matrices)
