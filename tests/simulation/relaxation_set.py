@@ -69,7 +69,7 @@ def rattled(atoms: Atoms, strain: float = 0.02, seed: int = 1, stdev: float = 0.
 
 
 def boxed(name: str, edge_ang: float) -> Atoms:
-    atoms = molecule(name, cell=[edge_ang] * 3, pbc=True)
+    atoms: Atoms = molecule(name, cell=[edge_ang] * 3, pbc=True)
     atoms.center()
     return atoms
 
@@ -79,14 +79,15 @@ def alone(atoms: Atoms) -> Atoms:
 
 
 def slab(symbol: str, build: Any = fcc111, periodic: bool = True) -> Atoms:
-    atoms = build(symbol, (2, 2, 3), vacuum=4.0)
+    atoms: Atoms = build(symbol, (2, 2, 3), vacuum=4.0)
     atoms.set_pbc(periodic or (True, True, False))
     atoms.set_constraint(FixAtoms(indices=[atom.index for atom in atoms if atom.tag > 1]))
     return atoms
 
 
 def skewed(atoms: Atoms) -> Atoms:
-    return make_supercell(atoms, [[1, 1, 0], [0, 1, 0], [0, 2, 1]])
+    larger: Atoms = make_supercell(atoms, [[1, 1, 0], [0, 1, 0], [0, 2, 1]])
+    return larger
 
 
 def pinned(atoms: Atoms, *fixed: int) -> Atoms:
@@ -95,24 +96,27 @@ def pinned(atoms: Atoms, *fixed: int) -> Atoms:
 
 
 def graphite() -> Atoms:
-    layer = graphene(vacuum=3.35 / 2)
-    layer.set_pbc(True)
-    return layer * (1, 1, 2)
+    layers: Atoms = graphene(vacuum=3.35 / 2).repeat((1, 1, 2))
+    layers.set_pbc(True)
+    return layers
 
 
 def urea() -> Atoms:
     """CO(NH2)2 by X-ray (P-42_1m)."""
     places = [(0, 0.5, 0.326), (0, 0.5, 0.595), (0.146, 0.646, 0.176), (0.257, 0.757, 0.283), (0.144, 0.644, -0.038)]
-    return crystal(["C", "O", "N", "H", "H"], places, spacegroup=113, cellpar=[5.57, 5.57, 4.68, 90, 90, 90])
+    found: Atoms = crystal(["C", "O", "N", "H", "H"], places, spacegroup=113, cellpar=[5.57, 5.57, 4.68, 90, 90, 90])
+    return found
 
 
 def perovskite(a_ang: float = 3.9) -> Atoms:
     places = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)]
-    return crystal(["Sr", "Ti", "O"], places, spacegroup=221, cellpar=[a_ang] * 3 + [90] * 3)
+    found: Atoms = crystal(["Sr", "Ti", "O"], places, spacegroup=221, cellpar=[a_ang] * 3 + [90] * 3)
+    return found
 
 
 def rock_salt() -> Atoms:
-    return bulk("NaCl", "rocksalt", a=4.2, cubic=True)
+    found: Atoms = bulk("NaCl", "rocksalt", a=4.2, cubic=True)
+    return found
 
 
 def argon() -> BaseCalculator:
@@ -127,7 +131,8 @@ def tiny() -> BaseCalculator:
     return EquipotCalculator(load_potential("tiny"))
 
 
-#: name: the structure, its calculator
+#: name: the structure, its calculator. All are near enough to a minimum for their paths to be well defined: where
+#: negative curvature throws L-BFGS about, which has no line search, ASE ends elsewhere after a nudge of 1e-13 Å too.
 SET: dict[str, tuple[Callable[[], Atoms], Callable[[], BaseCalculator]]] = {
     "water": (lambda: rattled(molecule("H2O")), tiny),
     "acetic acid, a carbon fixed": (lambda: rattled(pinned(molecule("CH3COOH"), 0)), tiny),
@@ -137,11 +142,11 @@ SET: dict[str, tuple[Callable[[], Atoms], Callable[[], BaseCalculator]]] = {
     "ethanol in a box": (lambda: rattled(boxed("CH3CH2OH", 7.0)), tiny),
     "urea": (lambda: rattled(urea()), tiny),
     "diamond": (lambda: rattled(bulk("C", cubic=True)), tiny),
-    "graphite": (lambda: rattled(graphite()), tiny),
+    "graphite": (lambda: rattled(graphite(), stdev=0.02), tiny),
     "silicon, one atom": (lambda: rattled(bulk("Si", "sc", a=2.6), 0.03), tiny),
     "silicon, skewed": (lambda: rattled(skewed(bulk("Si"))), tiny),
-    "silicon carbide": (lambda: rattled(bulk("SiC", "zincblende", a=4.3, cubic=True)), tiny),
-    "copper and oxygen": (lambda: rattled(bulk("CuO", "rocksalt", a=4.3)), tiny),
+    "silicon and oxygen": (lambda: rattled(bulk("SiO", "rocksalt", a=4.4, cubic=True), stdev=0.02), tiny),
+    "copper and silicon": (lambda: rattled(bulk("CuSi", "rocksalt", a=4.8), stdev=0.02), tiny),
     "copper, an atom fixed": (lambda: rattled(pinned(bulk("Cu", cubic=True).repeat((2, 1, 1)), 2)), tiny),
     "aluminium": (lambda: rattled(bulk("Al", cubic=True)), EMT),
     "nickel, one atom": (lambda: rattled(bulk("Ni"), 0.03), EMT),

@@ -114,6 +114,7 @@ def test_a_relaxed_cell_feels_the_target_pressure_and_nothing_else(optimizer: st
     assert result.volume_ang3 == pytest.approx(result.atoms.get_volume(), rel=1e-12)
     pressure_ev_per_ang3 = 4.0 / GPA_PER_EV_PER_ANG3
     assert result.energy_ev is not None
+    assert result.volume_ang3 is not None
     assert result.enthalpy_ev == pytest.approx(result.energy_ev + pressure_ev_per_ang3 * result.volume_ang3, abs=1e-12)
 
 
@@ -196,7 +197,12 @@ def test_a_rotated_crystal_takes_the_rotated_path(optimizer: str, cell_filter: s
     start, turned = copper(), copper()
     rotation = expm(np.cross(np.eye(3), [0.3, -0.7, 0.5]))
     turned.set_cell(start.cell.array @ rotation.T, scale_atoms=True)
-    params = {"optimizer": optimizer, "cell_filter": cell_filter, "max_steps": 12, "fmax_ev_per_ang": 1e-6}
+    params: dict[str, Any] = {
+        "optimizer": optimizer,
+        "cell_filter": cell_filter,
+        "max_steps": 12,
+        "fmax_ev_per_ang": 1e-6,
+    }
     (one,), (other,) = relax(start, EMT(), **params), relax(turned, EMT(), **params)
     assert one.atoms is not None
     assert other.atoms is not None
@@ -208,7 +214,7 @@ def test_a_rotated_crystal_takes_the_rotated_path(optimizer: str, cell_filter: s
 @pytest.mark.parametrize(("optimizer", "cell_filter"), [("lbfgs", f) for f in ("none", *FILTERS)])
 def test_a_supercell_relaxes_like_the_cell(optimizer: str, cell_filter: str) -> None:
     start = copper()
-    params = {"optimizer": optimizer, "cell_filter": cell_filter, "fmax_ev_per_ang": 1e-4}
+    params: dict[str, Any] = {"optimizer": optimizer, "cell_filter": cell_filter, "fmax_ev_per_ang": 1e-4}
     one, many = relaxed(start, **params), relaxed(start.repeat((2, 1, 1)), **params)
     assert one.energy_ev is not None
     assert many.energy_ev == pytest.approx(2 * one.energy_ev, abs=1e-6)
@@ -221,7 +227,12 @@ def test_left_handed_and_skewed_cells_relax_to_the_density_of_the_plain_one(cell
     plain = bulk("Ar", a=5.3)
     mirrored = plain.copy()
     mirrored.set_cell(plain.cell.array[[1, 0, 2]])
-    params = {"optimizer": "lbfgs", "cell_filter": cell_filter, "fmax_ev_per_ang": 1e-4, "max_steps": 2000}
+    params: dict[str, Any] = {
+        "optimizer": "lbfgs",
+        "cell_filter": cell_filter,
+        "fmax_ev_per_ang": 1e-4,
+        "max_steps": 2000,
+    }
     results = relax([plain, mirrored, skewed(plain)], argon(), **params)
     assert {result.outcome for result in results} == {Outcome.CONVERGED}
     densities = [len(result.atoms or []) / (result.volume_ang3 or 1.0) for result in results]
@@ -282,6 +293,7 @@ class Attraction(Calculator):
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         sign = 1.0 if 29 in self.atoms.numbers else -1.0
         stress = sign * 50.0 * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
         if 18 in self.atoms.numbers:

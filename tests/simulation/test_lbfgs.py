@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from ase.optimize import LBFGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +23,7 @@ from equipot.simulation.run import Run
 from equipot.simulation.trajectory import read_frames, read_results, read_thermo
 from equipot.simulation.verdicts import Outcome
 
-from .relaxation_set import rattled
+from .relaxation_set import ASE_OPTIMIZERS, rattled
 
 
 def everything(directory: Path) -> list[Any]:
@@ -109,7 +108,7 @@ def test_it_remembers_a_hundred_steps_as_ase_does() -> None:
     structure = from_atoms(rattled(bulk("Cu", cubic=True).repeat((2, 1, 1)), stdev=0.25))
     atoms = to_atoms(structure)
     atoms.calc = EMT()
-    theirs = LBFGS(atoms, logfile=None, maxstep=0.002).irun(fmax=1e-6, steps=130)
+    theirs = ASE_OPTIMIZERS["lbfgs"](atoms, logfile=None, maxstep=0.002).irun(fmax=1e-6, steps=130)
     motion = Lbfgs(structure, RelaxParams(optimizer="lbfgs", max_step_ang=0.002, fmax_ev_per_ang=1e-6, max_steps=130))
     engine = Engine(AseProvider(EMT()))
     engine.add(Moving(0, structure, motion, motion.start()))

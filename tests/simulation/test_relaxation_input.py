@@ -103,7 +103,7 @@ def _option(key: str, value: Any) -> list[str]:
 
 
 def slab() -> Atoms:
-    atoms = fcc111("Cu", (1, 1, 3), vacuum=6.0)
+    atoms: Atoms = fcc111("Cu", (1, 1, 3), vacuum=6.0)
     atoms.pbc = (True, True, False)
     return atoms
 

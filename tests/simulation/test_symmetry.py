@@ -16,7 +16,6 @@ from ase.calculators.calculator import BaseCalculator
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixSymmetry
 from ase.filters import FrechetCellFilter
-from ase.optimize import LBFGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,38 +25,25 @@ from equipot.simulation.api import relax
 from equipot.simulation.motions.symmetry import Symmetry, space_group
 from equipot.simulation.verdicts import Outcome
 
-from .relaxation_set import boxed, perovskite, rock_salt, soft_spheres
+from .relaxation_set import ASE_OPTIMIZERS, boxed, perovskite, rock_salt, soft_spheres, tiny
 
 TIGHT_ANG = 1e-5  # at which the space group must still be there at the end
 
 
 def hexagonal() -> Atoms:
-    return bulk("Cu", "hcp", a=2.6, c=4.5)
-
-
-def boxed_methane() -> Atoms:
-    return boxed("CH4", 5.0)
-
-
-def supercell() -> Atoms:
-    return bulk("Ni", cubic=True, a=3.4).repeat((2, 1, 1))
+    found: Atoms = bulk("Cu", "hcp", a=2.6, c=4.5)
+    return found
 
 
 #: name: a structure off its minimum but in its space group, the group, a calculator
 CRYSTALS: dict[str, tuple[Callable[[], Atoms], int, Callable[[], BaseCalculator]]] = {
     "rock salt": (rock_salt, 225, soft_spheres),
-    "diamond": (lambda: bulk("Si", a=5.2), 227, lambda: tiny()),
+    "diamond": (lambda: bulk("Si", a=5.2), 227, tiny),
     "hcp": (hexagonal, 194, EMT),
     "perovskite": (lambda: perovskite(4.4), 221, soft_spheres),
-    "supercell": (supercell, 225, EMT),
-    "molecule in a cell": (boxed_methane, 215, EMT),
+    "supercell": (lambda: bulk("Ni", cubic=True, a=3.4).repeat((2, 1, 1)), 225, EMT),
+    "molecule in a cell": (lambda: boxed("CH4", 5.0), 215, EMT),
 }
-
-
-def tiny() -> BaseCalculator:
-    from .relaxation_set import tiny as calculator
-
-    return calculator()
 
 
 def number_of(atoms: Atoms, tolerance_ang: float) -> int:
@@ -107,7 +93,7 @@ def test_symmetry_holds_a_structure_on_a_saddle_that_it_would_leave() -> None:
     """Simple cubic copper falls into a denser lattice unless it is kept."""
     start = bulk("Cu", "sc", a=2.4).repeat((2, 2, 2))
     start.rattle(0.001, seed=1)
-    params = {"cell_filter": "frechet", "fmax_ev_per_ang": 0.01, "max_steps": 1000}
+    params: dict[str, Any] = {"cell_filter": "frechet", "fmax_ev_per_ang": 0.01, "max_steps": 1000}
     (kept,), (free,) = relax(start, EMT(), fix_symmetry=True, **params), relax(start, EMT(), **params)
     assert kept.outcome == free.outcome == Outcome.CONVERGED
     assert kept.space_group == "Pm-3m (221)"
@@ -122,7 +108,7 @@ def test_the_path_and_the_end_are_those_of_ase_with_fixsymmetry(name: str) -> No
     theirs = build()
     theirs.calc = calculator()
     theirs.set_constraint(FixSymmetry(theirs))
-    descent = LBFGS(FrechetCellFilter(theirs), logfile=None)
+    descent = ASE_OPTIMIZERS["lbfgs"](FrechetCellFilter(theirs), logfile=None)
     descent.run(fmax=0.01, steps=300)
     (ours,) = relax(
         build(), calculator(), optimizer="lbfgs", cell_filter="frechet", fix_symmetry=True, fmax_ev_per_ang=0.01
@@ -146,7 +132,11 @@ def test_fixed_atoms_are_another_kind_of_atom() -> None:
 
 def test_symmetry_and_mask_together_leave_what_both_allow() -> None:
     start = hexagonal()
-    length = {"cell_mask": [False, False, True, False, False, False], "cell_filter": "frechet", "fix_symmetry": True}
+    length: dict[str, Any] = {
+        "cell_mask": [False, False, True, False, False, False],
+        "cell_filter": "frechet",
+        "fix_symmetry": True,
+    }
     (along_c,) = relax(start, EMT(), **length)
     assert along_c.atoms is not None
     change = np.linalg.solve(start.cell.array, along_c.atoms.cell.array).T - np.eye(3)
@@ -180,10 +170,11 @@ def test_averages_are_those_over_every_operation_one_by_one(name: str, seed: int
     assert np.abs(symmetry.of_vectors(found) - found).max() < 1e-12
 
 
-def spglib_operations(cell: np.ndarray, places: np.ndarray, numbers: np.ndarray) -> list[tuple[Any, Any]]:
+def spglib_operations(*crystal: Any) -> list[tuple[Any, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        found = spglib.get_symmetry((cell, places, numbers), symprec=1e-4)
+        found = spglib.get_symmetry(crystal, symprec=1e-4)
+    assert found is not None
     return list(zip(found["rotations"], found["translations"], strict=True))
 
 
