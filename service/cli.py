@@ -14,7 +14,7 @@ import typer
 
 import equipot
 from equipot.errors import EquipotError, InputError
-from equipot.service.commands import compute, doctor, export, jobs, models, serving, training
+from equipot.service.commands import analyze, compute, doctor, export, jobs, models, serving, training
 from equipot.service.commands.display import show_error
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -45,6 +45,7 @@ def _equipot(
     """Relax structures and run molecular dynamics with a trained equivariant potential, here or as a service."""
 
 
+analyze.add_to(app)
 compute.add_to(app)
 export.add_to(app)
 doctor.add_to(app)

@@ -81,17 +81,17 @@ class DisplacementParameters(Analysis):
         return columns
 
     def draw(self, figure: Figure) -> None:
-        axes = single(figure, "site", "$U$ (Å$^2$)")
+        axes = single(figure, "site", "$U$ (10$^{-3}$ Å$^2$)")
         places = np.arange(len(self.numbers))
-        principal = np.linalg.eigvalsh(self.u_cart_ang2)
+        principal = 1000.0 * np.linalg.eigvalsh(self.u_cart_ang2)
         for i, number in enumerate(np.unique(self.numbers)):
             own = self.numbers == number
             colour = COLOURS[i % len(COLOURS)]
             axes.vlines(places[own], principal[own, 0], principal[own, 2], color=colour, alpha=0.35, linewidth=3)
             axes.errorbar(
                 places[own],
-                self.u_iso_ang2[own],
-                self.u_iso_error_ang2[own],
+                1000.0 * self.u_iso_ang2[own],
+                1000.0 * self.u_iso_error_ang2[own],
                 fmt="o",
                 markersize=2.5,
                 color=colour,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -82,3 +84,16 @@ def legend(axes: Axes, **where: Any) -> None:
     if len(handles) > 1:
         with matplotlib.rc_context(STYLE):
             axes.legend(handles, labels, **where)
+
+
+def with_error(value: float, error: float, unit: str = "") -> str:
+    """A number with as many digits as its error leaves it, as in 292 ± 3 K or (2.31 ± 0.04)·10⁻⁵ cm² s⁻¹."""
+    unit = f" {unit}" if unit else ""
+    if not (np.isfinite(error) and error > 0):
+        return f"{value:.6g}{unit}".replace("-", "−")
+    power = int(np.floor(np.log10(max(abs(value), error))))
+    scaled = not -3 <= power <= 4
+    scale = 10.0**power if scaled else 1.0
+    digits = max(0, -int(np.floor(np.log10(error / scale))))
+    words = f"{value / scale:.{digits}f} ± {error / scale:.{digits}f}".replace("-", "−")
+    return f"({words})·10$^{{{power}}}${unit}" if scaled else f"{words}{unit}"

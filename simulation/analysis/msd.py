@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from equipot.errors import InvalidParameterError
-from equipot.simulation.analysis.figures import COLOURS, legend, single
-from equipot.simulation.analysis.result import Analysis
+from equipot.simulation.analysis.figures import COLOURS, legend, single, with_error
+from equipot.simulation.analysis.result import ALL, Analysis, one_or_all
 from equipot.simulation.analysis.statistics import autocorrelation, block_edges
 from equipot.simulation.analysis.track import Track
 
@@ -22,7 +22,6 @@ FEWEST_FRAMES = 20
 ATOMS_AT_ONCE = 64
 CM2_PER_S_PER_ANG2_PER_PS = 1e-4
 DIFFUSIVE = (0.9, 1.1)  # exponents of a motion one may call diffusion
-ALL = "all"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,7 +49,7 @@ class MeanSquareDisplacement(Analysis):
     def summary(self) -> dict[str, Any]:
         out: dict[str, Any] = {"fit_from_ps": self.fit_ps[0], "fit_to_ps": self.fit_ps[1], "axes": self.axes}
         out["drift_removed"] = self.drift_removed
-        for element, found in self.diffusion.items():
+        for element, found in one_or_all(self.diffusion).items():
             out[f"{element}_diffusion_cm2_per_s"] = found.coefficient_cm2_per_s
             out[f"{element}_diffusion_cm2_per_s_error"] = found.error_cm2_per_s
             out[f"{element}_exponent"] = found.exponent
@@ -61,10 +60,9 @@ class MeanSquareDisplacement(Analysis):
 
     def draw(self, figure: Figure) -> None:
         axes = single(figure, "t (ps)", "MSD (Å$^2$)")
-        names = [name for name in self.msd_ang2 if name != ALL] or [ALL]
+        names = [name for name in self.msd_ang2 if name != ALL]
         for i, name in enumerate(names):
-            found = self.diffusion[name]
-            label = f"{name}: D = {_with_error(found.coefficient_cm2_per_s, found.error_cm2_per_s)} cm$^2$ s$^{{-1}}$"
+            label = f"{name}: {_in_words(self.diffusion[name])}"
             axes.plot(self.lag_ps, self.msd_ang2[name], color=COLOURS[i % len(COLOURS)], label=label)
         axes.axvspan(*self.fit_ps, color="0.92", linewidth=0, zorder=0)
         axes.set_xlim(0, float(self.lag_ps[-1]))
@@ -120,7 +118,7 @@ def mean_square_displacement(
         fit_ps=(window.start * spacing_ps, (window.stop - 1) * spacing_ps),
         axes=axes,
         drift_removed=drift,
-        remarks=_remarks(diffusion),
+        remarks=(*_remarks(diffusion), *_friction(track)),
         provenance=track.provenance,
     )
 
@@ -172,7 +170,7 @@ def _exponent(curve_ang2: np.ndarray, window: range) -> float:
 
 def _remarks(diffusion: dict[str, Diffusion]) -> tuple[str, ...]:
     remarks = []
-    for name, found in diffusion.items():
+    for name, found in one_or_all(diffusion).items():
         if not DIFFUSIVE[0] <= found.exponent <= DIFFUSIVE[1]:
             remarks.append(
                 f"{name}: the MSD grows like t^{found.exponent:.2f} where the line was fitted, not like t: "
@@ -181,11 +179,16 @@ def _remarks(diffusion: dict[str, Diffusion]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _with_error(value: float, error: float) -> str:
-    """As in (2.3 ± 0.1)·10⁻⁵."""
-    if not np.isfinite(error) or value == 0:
-        return f"{value:.2e}"
-    power = int(np.floor(np.log10(max(abs(value), error))))
-    digits = min(4, max(0, power - int(np.floor(np.log10(error))))) if error > 0 else 2
-    scale = 10.0**power
-    return f"({value / scale:.{digits}f} ± {error / scale:.{digits}f})·10$^{{{power}}}$"
+def _friction(track: Track) -> tuple[str, ...]:
+    if track.friction_per_fs is None:
+        return ()
+    return (
+        f"The Langevin thermostat (friction {track.friction_per_fs:g}/fs) slows diffusion: for a coefficient run nve, "
+        "or nvt with the thermostat bussi or nose_hoover.",
+    )
+
+
+def _in_words(found: Diffusion) -> str:
+    if not DIFFUSIVE[0] <= found.exponent <= DIFFUSIVE[1]:
+        return "no diffusion in the shaded range"
+    return "D = " + with_error(found.coefficient_cm2_per_s, found.error_cm2_per_s, "cm$^2$ s$^{-1}$")

@@ -11,7 +11,7 @@ import numpy as np
 
 from equipot.errors import InvalidParameterError, InvalidStructureError
 from equipot.simulation.analysis.figures import COLOURS, legend, single
-from equipot.simulation.analysis.result import Analysis
+from equipot.simulation.analysis.result import ALL, Analysis, one_or_all
 from equipot.simulation.analysis.statistics import block_edges
 from equipot.simulation.analysis.track import Track
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 USUAL_R_MAX_ANG = 10.0
 PAIRS_AT_ONCE = 1_000_000
-ALL = "all"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,7 +43,7 @@ class RadialDistribution(Analysis):
 
     def summary(self) -> dict[str, Any]:
         out: dict[str, Any] = {"r_max_ang": float(self.r_ang[-1] + self.bin_ang / 2), "n_frames": self.n_frames}
-        for pair, g in self.g.items():
+        for pair, g in one_or_all(self.g).items():
             highest = int(np.argmax(g))
             out[f"{pair}_highest_r_ang"] = float(self.r_ang[highest]) if g[highest] > 0 else None
             out[f"{pair}_highest_g"] = float(g[highest])
@@ -80,7 +79,7 @@ def radial_distribution(
     system: int | None = None,
     *,
     r_max_ang: float | None = None,
-    bin_ang: float = 0.05,
+    bin_ang: float = 0.025,
     n_blocks: int = 5,
     **selection: Any,
 ) -> RadialDistribution:

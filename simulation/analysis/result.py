@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from equipot.simulation.analysis.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+ALL = "all"  # of curves by element: that of all atoms
+T = TypeVar("T")
+
+
+def one_or_all(curves: Mapping[str, T]) -> dict[str, T]:
+    """Without what is said twice: with one element only, all atoms are those of it."""
+    return {name: curve for name, curve in curves.items() if name != ALL or len(curves) > 2}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from equipot.errors import InvalidParameterError
-from equipot.simulation.analysis.figures import COLOURS, panels
+from equipot.simulation.analysis.figures import COLOURS, panels, with_error
 from equipot.simulation.analysis.result import Analysis
 from equipot.simulation.analysis.statistics import Mean, settled_mean, slope
 from equipot.simulation.analysis.track import frames_of
@@ -29,13 +29,11 @@ LABELS = {
     "energy_ev": "$E_{pot}$ (eV)",
     "kinetic_ev": "$E_{kin}$ (eV)",
     "total_ev": "$E_{tot}$ (eV)",
-    "conserved_ev": "conserved (eV)",
+    "conserved_ev": "Δ$E_{cons}$\n(meV/atom)",
     "pressure_gpa": "P (GPa)",
     "volume_ang3": "V (Å$^3$)",
-    "density_g_per_cm3": "ρ (g cm$^{-3}$)",
     "fmax_ev_per_ang": "$F_{max}$ (eV/Å)",
 }
-ALIASES = {"energy_ev": "potential energy"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,22 +71,36 @@ class TimeSeries(Analysis):
         return {"step": self.step, **time, **self.series}
 
     def draw(self, figure: Figure) -> None:
-        names = [name for name in LABELS if name in self.series and name != "total_ev"]
+        names = [name for name in LABELS if name in self.series and self._is_shown(name)]
         x = self.step if self.time_ps is None else self.time_ps
-        for axes, name, colour in zip(panels(figure, len(names), 0.95), names, _colours(len(names)), strict=True):
+        all_axes = panels(figure, max(1, len(names)), 0.85)
+        for i, (axes, name) in enumerate(zip(all_axes, names, strict=False)):
             values = self.series[name]
-            axes.plot(x, values, color=colour, linewidth=0.6)
+            if name == "conserved_ev":
+                values = (values - values[0]) * 1000.0 / self.n_atoms
+            axes.plot(x, values, color=COLOURS[i % len(COLOURS)], linewidth=0.6)
             axes.set_ylabel(LABELS[name])
-            mean = self.means.get(name)
-            if mean is not None and self.time_ps is not None:
+            axes.set_title(self._note(name), loc="right", fontsize=6.5, pad=2)
+            if name in self.means and name != "conserved_ev":
+                mean = self.means[name]
                 axes.hlines(mean.mean, x[mean.first], x[-1], color="black", linewidth=0.8, linestyle=(0, (4, 2)))
-                note = f"{mean.mean:.6g} ± {mean.standard_error:.1g}"
-                if name == "conserved_ev" and self.drift_ev_per_atom_per_50ps is not None:
-                    note = f"drift {self.drift_ev_per_atom_per_50ps:+.1e} eV/atom in 50 ps"
-                axes.set_title(note, loc="right", fontsize=6.5, pad=2)
-        axes.set_xlabel("step" if self.time_ps is None else "time (ps)")
-        axes.set_xlim(float(x[0]), float(max(x[-1], x[0] + 1e-12)))
+        all_axes[-1].set_xlabel("step" if self.time_ps is None else "time (ps)")
+        all_axes[-1].set_xlim(float(x[0]), float(max(x[-1], x[0] + 1e-12)))
         figure.align_ylabels()
+
+    def _is_shown(self, name: str) -> bool:
+        """Not what never changes, nor in a dynamics the largest force, nor a total beside what is conserved."""
+        if name == "total_ev":
+            return "conserved_ev" not in self.series
+        return not (name == "fmax_ev_per_ang" and self.time_ps is not None) and bool(np.ptp(self.series[name]) > 0)
+
+    def _note(self, name: str) -> str:
+        """What the panel of a quantity says above it."""
+        if name == "conserved_ev" and self.drift_ev_per_atom_per_50ps is not None:
+            drift, error = self.drift_ev_per_atom_per_50ps, self.drift_error_ev_per_atom_per_50ps or np.nan
+            return "drift " + with_error(1000.0 * drift, 1000.0 * error, "meV/atom in 50 ps")
+        mean = self.means.get(name)
+        return "" if mean is None else with_error(mean.mean, mean.standard_error)
 
 
 def time_series(
@@ -187,7 +199,3 @@ def _remarks(means: Mapping[str, Mean]) -> tuple[str, ...]:
     if not few:
         return ()
     return (f"Fewer than ten independent values of {', '.join(few)}: their errors are themselves uncertain.",)
-
-
-def _colours(n: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]

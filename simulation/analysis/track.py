@@ -41,6 +41,7 @@ class Track:
     velocities_ang_per_fs: np.ndarray | None
     is_unwrapped: bool
     n_degrees: int | None = None
+    friction_per_fs: float | None = None  #: of the Langevin thermostat, if the run had one
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -87,6 +88,7 @@ class Track:
             time_fs=times,
             is_unwrapped=provenance is not None if unwrapped is None else unwrapped,
             n_degrees=first.n_degrees,
+            friction_per_fs=None if provenance is None else _friction_per_fs(provenance.params),
             provenance={} if provenance is None else provenance.tags(first.system) | {"system": first.system},
             **table,
         )
@@ -181,6 +183,11 @@ class Track:
             weights = self.masses_u / self.masses_u.sum()
             moved = moved - np.einsum("a,fai->fi", weights, moved)[:, None]
         return np.asarray(moved)
+
+
+def _friction_per_fs(params: Mapping[str, Any]) -> float | None:
+    thermostat = params.get("thermostat") or {}
+    return thermostat.get("friction_per_fs") if thermostat.get("type") == "langevin" else None
 
 
 def _unwrapped(fractions: np.ndarray, pbc: Sequence[bool]) -> np.ndarray:

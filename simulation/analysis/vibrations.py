@@ -9,7 +9,7 @@ import numpy as np
 
 from equipot.errors import InvalidParameterError
 from equipot.simulation.analysis.figures import COLOURS, legend, single
-from equipot.simulation.analysis.result import Analysis
+from equipot.simulation.analysis.result import ALL, Analysis, one_or_all
 from equipot.simulation.analysis.statistics import autocorrelation
 from equipot.simulation.analysis.track import Track
 from equipot.units import SPEED_OF_LIGHT_CM_PER_FS
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FEWEST_FRAMES = 32
 USUAL_WINDOW_PS = 4.0
 FASTEST_BOND_PER_CM = {True: 3900.0, False: 1800.0}  # with hydrogen or without: stretches of O-H and of C=O
+SHOWN = 0.1  # figures end where correlations stay below this, and densities below its square
 PADDING = 4  # finer frequencies than the window resolves, for smooth curves
-ALL = "all"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,9 +41,8 @@ class VelocityAutocorrelation(Analysis):
         return np.asarray(curve / curve[0])
 
     def summary(self) -> dict[str, Any]:
-        speeds = {
-            f"{name}_mean_square_speed_ang2_per_fs2": float(curve[0]) for name, curve in self.vacf_ang2_per_fs2.items()
-        }
+        curves = one_or_all(self.vacf_ang2_per_fs2)
+        speeds = {f"{name}_mean_square_speed_ang2_per_fs2": float(curve[0]) for name, curve in curves.items()}
         return {"drift_removed": self.drift_removed, **speeds}
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -52,11 +51,12 @@ class VelocityAutocorrelation(Analysis):
 
     def draw(self, figure: Figure) -> None:
         axes = single(figure, "t (ps)", "⟨v(0)·v(t)⟩ / ⟨v$^2$⟩")
-        names = [name for name in self.vacf_ang2_per_fs2 if name != ALL] or [ALL]
+        names = [name for name in self.vacf_ang2_per_fs2 if name != ALL]
         for i, name in enumerate(names):
             axes.plot(self.lag_ps, self.normalised(name), color=COLOURS[i % len(COLOURS)], label=name, linewidth=0.9)
         axes.axhline(0.0, color="0.6", linewidth=0.6, zorder=0)
-        axes.set_xlim(0, float(self.lag_ps[-1]))
+        alive = max(int(np.flatnonzero(np.abs(self.normalised(name)) > SHOWN)[-1]) for name in names)
+        axes.set_xlim(0, float(self.lag_ps[min(len(self.lag_ps) - 1, 2 * alive)]))
         legend(axes)
 
 
@@ -90,7 +90,7 @@ class VibrationalSpectrum(Analysis):
             "resolution_per_cm": self.resolution_per_cm,
             "highest_wavenumber_per_cm": float(self.wavenumber_per_cm[-1]),
             "drift_removed": self.drift_removed,
-            **{f"{name}_peak_per_cm": self.peak_per_cm(name) for name in self.density_per_cm},
+            **{f"{name}_peak_per_cm": self.peak_per_cm(name) for name in one_or_all(self.density_per_cm)},
         }
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -104,9 +104,8 @@ class VibrationalSpectrum(Analysis):
             axes.plot(self.wavenumber_per_cm, self.density_per_cm[ALL], color="0.55", label="all", linewidth=1.4)
         for i, name in enumerate(names):
             axes.plot(self.wavenumber_per_cm, self.density_per_cm[name], color=COLOURS[i], label=name, linewidth=0.9)
-        weights = np.cumsum(self.density_per_cm[ALL])
-        last = int(np.searchsorted(weights, 0.9999 * weights[-1]))
-        axes.set_xlim(0, min(float(self.wavenumber_per_cm[-1]), 1.1 * float(self.wavenumber_per_cm[last])))
+        last = int(np.flatnonzero(self.density_per_cm[ALL] > SHOWN**2 * self.density_per_cm[ALL].max())[-1])
+        axes.set_xlim(0, min(float(self.wavenumber_per_cm[-1]), 1.05 * float(self.wavenumber_per_cm[last])))
         axes.set_ylim(bottom=0)
         legend(axes)
 
@@ -228,6 +227,21 @@ def _groups(track: Track) -> dict[str, np.ndarray]:
 
 
 def _remarks(track: Track) -> tuple[str, ...]:
+    return (*_folded(track), *_damped(track))
+
+
+def _damped(track: Track) -> tuple[str, ...]:
+    """Velocities under a friction γ forget themselves like exp(-γ t / 2): a line is γ / 2πc wide at half its height."""
+    if track.friction_per_fs is None:
+        return ()
+    width = track.friction_per_fs / (2.0 * np.pi * SPEED_OF_LIGHT_CM_PER_FS)
+    return (
+        f"The Langevin thermostat (friction {track.friction_per_fs:g}/fs) makes every line {width:.0f} cm⁻¹ wide: for "
+        "a spectrum run nve, or nvt with the thermostat bussi.",
+    )
+
+
+def _folded(track: Track) -> tuple[str, ...]:
     highest = 0.5 / track.spacing_fs / SPEED_OF_LIGHT_CM_PER_FS
     fastest = FASTEST_BOND_PER_CM[bool((track.numbers == 1).any())]
     if highest >= fastest:
