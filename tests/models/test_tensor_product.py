@@ -127,8 +127,8 @@ def test_decomposing_again_finds_the_exact_rank() -> None:
     assert decompose(coupling(1, 1, 1, odd=True), EXACT_RANKS[1] - 1, n_sweeps=1000).relative_error > 1e-2
 
 
-def test_paths_of_equal_norm_need_one_row_more() -> None:
-    """The tensor of arXiv 2507.01131 is exact at rank 9, not at 7 l_max² = 7, for l_max = 1."""
+def test_paths_of_equal_norm_lose_more_below_the_exact_rank() -> None:
+    """The tensor of arXiv 2507.01131 for l_max = 1: exact at rank 9, and at its 7 l_max² = 7 far from it."""
     assert decompose(component_normalised(1), 9).relative_error < 1e-13
     assert decompose(component_normalised(1), 7, n_sweeps=1000).relative_error > 0.1
 
