@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +17,23 @@ from equipot.cards import PotentialCard, checked_weights, find_model, read_card
 from equipot.elements import NUMBERS
 from equipot.errors import InvalidParameterError, InvalidWeightsError
 from equipot.models.network import Architecture, Network
-from equipot.models.potential import Potential, TrainingDomain
+from equipot.models.potential import PassTensors, Potential, TrainingDomain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST_NETWORK = 50_000_000  # parameters; a card that asks for more is refused
 
 
 def load_potential(
-    model: str | os.PathLike[str] = "organic", device: str | None = None, dtype: str | None = None
+    model: str | os.PathLike[str] = "organic",
+    device: str | None = None,
+    dtype: str | None = None,
+    compile: bool = False,  # torch's name for it
 ) -> Potential:
     """The potential behind a model name, or the one whose card is at a path ending in .json.
 
-    device None or "auto" means CUDA if there is one, else the CPU; dtype "float64" (default) or "float32".
+    device None or "auto" means CUDA if there is one, else the CPU; dtype "float64" (default) or "float32". With
+    `compile` the pass is compiled for this processor, which takes a minute the first time and is kept in the user's
+    cache (`equipot.models.compiled`); where that fails, and on CUDA, the potential runs eagerly, with a warning.
     Raises UnknownModelError, InvalidWeightsError or InvalidParameterError.
     """
     path, card = _card_of(model)
@@ -45,7 +52,8 @@ def load_potential(
     for symbol, energy_ev in card.isolated_atom_energies_ev.items():
         reference_ev[NUMBERS[symbol]] = energy_ev
     network = network.to(torch_device, torch_dtype).eval().requires_grad_(False)
-    return Potential(card, network, reference_ev, domain, torch_dtype, torch_device)
+    compiled = _compiled(network, card, torch_dtype, torch_device) if compile else None
+    return Potential(card, network, reference_ev, domain, torch_dtype, torch_device, compiled)
 
 
 def save_potential(
@@ -74,6 +82,17 @@ def _card_of(model: str | os.PathLike[str]) -> tuple[Path, PotentialCard]:
     if path.suffix == ".json":
         return path, read_card(path)
     return find_model(str(model))
+
+
+def _compiled(
+    network: Network, card: PotentialCard, dtype: torch.dtype, device: torch.device
+) -> Callable[..., PassTensors] | None:
+    from equipot.models.compiled import CompilationWarning, compiled_pass  # only who compiles loads the compiler
+
+    if device.type != "cpu":
+        warnings.warn(f"{card.name} is compiled for CPUs only; it runs eagerly.", CompilationWarning, stacklevel=3)
+        return None
+    return compiled_pass(network, card.name, card.weights_sha256, dtype)
 
 
 def _dtype(dtype: str | None) -> torch.dtype:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from equipot.models.network import Network, reversed_bonds
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 GraphTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+#: energies (n_atoms,) float64, forces (n_atoms, 3), virials (n_atoms, 3, 3), descriptors (n_atoms, n_features)
+PassTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,25 @@ def forces_and_virials(
     forces = (gradient - reversed_bonds(gradient, reverse)).sum(1)
     virials = vectors_ang.transpose(1, 2) @ gradient
     return forces, virials
+
+
+def eager_pass(
+    network: Network,
+    numbers: torch.Tensor,
+    vectors_ang: torch.Tensor,
+    neighbours: torch.Tensor,
+    mask: torch.Tensor,
+    reverse: torch.Tensor,
+) -> PassTensors:
+    """Everything a pass over a graph gives for its atoms; the energies without their reference, in float64."""
+    vectors = vectors_ang.detach().requires_grad_(True)
+    with torch.enable_grad():
+        out = network(numbers, vectors, neighbours, mask, reverse)
+        (gradient,) = torch.autograd.grad((out.learned_ev + out.fixed_ev).sum(), vectors)
+    with torch.no_grad():
+        forces, virials = forces_and_virials(gradient, vectors, reverse)
+        energies = out.learned_ev.double() + out.fixed_ev.double()
+    return energies.detach(), forces.detach(), virials.detach(), out.descriptors.detach()
 
 
 class TrainingDomain:
@@ -109,6 +132,7 @@ class Potential:
         domain: TrainingDomain | None,
         dtype: torch.dtype,
         device: torch.device,
+        compiled: Callable[..., PassTensors] | None = None,
     ) -> None:
         self.card = card
         self.network = network
@@ -116,6 +140,8 @@ class Potential:
         self.domain = domain
         self.torch_dtype = dtype
         self.torch_device = device
+        self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
+        self._run = partial(eager_pass, network) if compiled is None else compiled
 
     @property
     def name(self) -> str:
@@ -141,11 +167,6 @@ class Potential:
     def device(self) -> str:
         return str(self.torch_device)
 
-    @property
-    def execution(self) -> str:
-        """How the numbers are computed; their last bits depend on it, so a resumed run must find the same."""
-        return "eager"
-
     def evaluate(self, graph: AtomGraph) -> Prediction:
         """Energy, forces and virial of one system."""
         return self._split(graph, self._compute(graph), [slice(0, graph.n_atoms)])[0]
@@ -162,18 +183,10 @@ class Potential:
 
     def _compute(self, graph: AtomGraph) -> AtomicQuantities:
         tensors = graph_tensors(graph, self.torch_dtype, self.torch_device)
-        vectors = tensors[1].requires_grad_(True)
-        with torch.enable_grad():
-            out = self.network(*tensors)
-            total = (out.learned_ev + out.fixed_ev).sum()
-            (gradient,) = torch.autograd.grad(total, vectors)
-        with torch.no_grad():
-            forces, virials = forces_and_virials(gradient, vectors, tensors[4])
-            energies = out.learned_ev.double() + out.fixed_ev.double()
-            distances = None
-            if self.domain is not None:
-                species = self.network.species_of_number[tensors[0]]
-                distances = self.domain.distances(out.descriptors.detach(), species).cpu().numpy()
+        energies, forces, virials, descriptors = self._run(*tensors)
+        distances = None
+        if self.domain is not None:
+            distances = self.domain.distances(descriptors, self.network.species_of_number[tensors[0]]).cpu().numpy()
         return AtomicQuantities(
             energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances
         )
