@@ -1,115 +1,337 @@
-"""Frames turned into graphs with labels, and batches of them as tensors."""
+"""Frames as tensors on the device, and batches gathered from them there.
+
+A store keeps the bonds of all frames one after the other; a batch is gathered from it by index, on a CPU or a GPU
+alike, so that no step waits for Python to lay graphs side by side. A store too large for the device stays on the CPU,
+and a thread sends batches ahead (`ahead`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from equipot.elements import COVALENT_RADII_ANG
-from equipot.models.graph import AtomGraph, batch_graphs
 from equipot.models.neighbours import NeighbourSearch
-from equipot.models.potential import VOIGT, GraphTensors, graph_tensors
+from equipot.models.potential import VOIGT, GraphTensors
+from equipot.models.training.config import Weights
 from equipot.models.training.frames import FrameSet
 
 #: range of distances at which pairs of atoms must repel: from here in Å to this share of the sum of covalent radii
 CLOSE_FROM_ANG, CLOSE_TO = 0.25, 0.68
+#: share of the device's free memory that resident frames may take
+RESIDENT_SHARE = 0.3
+BATCHES_AHEAD = 3
 
-
-@dataclass(frozen=True, eq=False)
-class LabelledGraph:
-    """A frame ready for training; the energy is relative to free atoms. virial_ev is NaN where there is none."""
-
-    graph: AtomGraph
-    energy_ev: float
-    forces_ev_per_ang: np.ndarray
-    virial_ev: np.ndarray
-    volume_ang3: float = float("nan")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Tensors of several frames. Of the systems the first `n_labelled` carry labels; the rest are close pairs."""
+    """Tensors of several frames. Of the systems the first `n_labelled` carry labels; the rest are close pairs.
+
+    Energies are relative to free atoms. Labels a frame does not have are zero with a weight of zero; the weights
+    (n_labelled,) are those of the frames' config_types.
+    """
 
     inputs: GraphTensors
     system_idx: torch.Tensor
     n_systems: int
     n_labelled: int
+    n_with_virial: int
     n_atoms: torch.Tensor  # (n_labelled,)
     energy_ev: torch.Tensor  # (n_labelled,)
     forces_ev_per_ang: torch.Tensor  # (atoms of labelled systems, 3)
     virial_ev: torch.Tensor  # (n_labelled, 3, 3)
+    energy_weight: torch.Tensor  # (n_labelled,)
+    force_weight: torch.Tensor  # (n_labelled,)
+    virial_weight: torch.Tensor  # (n_labelled,)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device, copied while the device works."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+            return source.to(device, non_blocking=True)
+
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return Batch(**{**values, **tensors, "inputs": tuple(moved(part) for part in self.inputs)})
 
 
-def labelled_graphs(frames: FrameSet, cutoff_ang: float, reference_ev: np.ndarray) -> list[LabelledGraph]:
-    """The graph and labels of every frame."""
-    out = []
-    for index in range(len(frames.n_atoms)):
-        frame = frames.frame(index)
-        periodic = tuple(bool(p) for p in frame.pbc)
-        graph = NeighbourSearch(cutoff_ang, skin_ang=0.0).graph(
-            frame.numbers, frame.positions_ang, frame.cell_ang, np.array(periodic)
-        )
-        virial, volume = np.full((3, 3), np.nan), float("nan")
-        if any(periodic):
-            volume = float(abs(np.linalg.det(frame.cell_ang)))
-            for component, (a, b) in enumerate(VOIGT):
-                virial[a, b] = virial[b, a] = frame.stress_ev_per_ang3[component] * volume
-        energy = frame.energy_ev - reference_ev[frame.numbers].sum()
-        out.append(LabelledGraph(graph, float(energy), frame.forces_ev_per_ang, virial, volume))
-    return out
+@dataclass(frozen=True, eq=False)
+class ClosePairs:
+    """Pairs of atoms much closer than a bond, which must push each other apart: (n_pairs, 2) and (n_pairs,)."""
+
+    numbers: np.ndarray
+    distance_ang: np.ndarray
+
+    @classmethod
+    def drawn(cls, elements: Sequence[int], n_pairs: int, rng: np.random.Generator) -> ClosePairs:
+        """Random pairs of these elements at random short distances."""
+        numbers = rng.choice(np.asarray(elements), size=(n_pairs, 2))
+        farthest = CLOSE_TO * COVALENT_RADII_ANG[numbers].sum(axis=1)
+        return cls(numbers, rng.uniform(CLOSE_FROM_ANG, farthest))
 
 
-def close_pairs(elements: Sequence[int], n_pairs: int, rng: np.random.Generator) -> list[AtomGraph]:
-    """Pairs of atoms much closer than a bond, which must push each other apart."""
-    graphs = []
-    for _ in range(n_pairs):
-        numbers = rng.choice(elements, size=2)
-        far = CLOSE_TO * COVALENT_RADII_ANG[numbers].sum()
-        position = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, rng.uniform(CLOSE_FROM_ANG, far)]])
-        search = NeighbourSearch(cutoff_ang=far + 1.0, skin_ang=0.0)
-        graphs.append(search.graph(numbers, position, None, (False, False, False)))
-    return graphs
+class FrameStore:
+    """Labelled frames with their bonds within the cutoff, as tensors in float64.
 
-
-def make_batch(labelled: Sequence[LabelledGraph], pairs: Sequence[AtomGraph] = ()) -> Batch:
-    """Lay frames (and close pairs behind them) side by side, float32 on the CPU."""
-    graph = batch_graphs([item.graph for item in labelled] + list(pairs))
-    float32 = torch.float32
-    return Batch(
-        inputs=graph_tensors(graph, float32, torch.device("cpu")),
-        system_idx=torch.as_tensor(graph.system_idx),
-        n_systems=graph.n_systems,
-        n_labelled=len(labelled),
-        n_atoms=torch.tensor([item.graph.n_atoms for item in labelled], dtype=float32),
-        energy_ev=torch.tensor([item.energy_ev for item in labelled], dtype=float32),
-        forces_ev_per_ang=torch.as_tensor(np.concatenate([i.forces_ev_per_ang for i in labelled]), dtype=float32),
-        virial_ev=torch.as_tensor(np.stack([item.virial_ev for item in labelled]), dtype=float32),
-    )
-
-
-def shuffled_batches(
-    graphs: Sequence[LabelledGraph], atoms_per_batch: int, rng: np.random.Generator
-) -> Iterator[list[LabelledGraph]]:
-    """Endless batches of about `atoms_per_batch` atoms, of frames with similar numbers of neighbours.
-
-    Every pass takes each frame once. Rows are padded to the longest of the batch, so frames are sorted by that
-    length within chunks of the shuffled order: little padding, still random batches.
+    What is known of each frame, (n_frames,), stays on the CPU: `sizes`, `n_edges` and `n_slots` (atoms, bonds, and the
+    longest row of neighbours), `has_forces`, `has_virial`, `volume_ang3` and `config_type`.
     """
-    while True:
-        order = rng.permutation(len(graphs))
-        batches: list[list[LabelledGraph]] = []
-        for start in range(0, len(order), 512):
-            chunk = sorted(order[start : start + 512], key=lambda k: graphs[k].graph.neighbours.shape[1])
-            current: list[LabelledGraph] = []
-            for index in chunk:
-                current.append(graphs[index])
-                if sum(item.graph.n_atoms for item in current) >= atoms_per_batch:
-                    batches.append(current)
-                    current = []
-            if current:
-                batches.append(current)
-        for index in rng.permutation(len(batches)):
-            yield batches[index]
+
+    def __init__(self, frames: FrameSet, cutoff_ang: float, reference_ev: np.ndarray) -> None:
+        self.config_type = frames.config_type
+        self.sizes = frames.n_atoms
+        virial, volume = _virials(frames)
+        self.volume_ang3 = volume
+        self.has_virial = ~np.isnan(virial[:, 0, 0])
+        self.has_forces = ~frames.has_no_forces
+        reference = np.zeros(len(frames))
+        np.add.at(reference, frames.frame_idx, reference_ev[frames.numbers])
+        bonds = _Bonds.of(frames, cutoff_ang)
+        self.n_slots, self.n_edges = bonds.n_slots, bonds.n_edges
+        forces = np.where(np.isnan(frames.forces_ev_per_ang), 0.0, frames.forces_ev_per_ang)
+        arrays = {
+            "numbers": frames.numbers,
+            "degree": bonds.degree,
+            "first_edge": np.cumsum(bonds.degree) - bonds.degree,
+            "vectors": bonds.vectors_ang,
+            "neighbour": bonds.neighbour,
+            "reverse_slot": bonds.reverse_slot,
+            "forces": forces,
+            "sizes": frames.n_atoms,
+            "first_atom": frames.offsets[:-1],
+            "energy": frames.energy_ev - reference,
+            "virial": np.where(np.isnan(virial), 0.0, virial),
+            "energy_weight": np.ones(len(frames)),
+            "force_weight": self.has_forces.astype(np.float64),
+            "virial_weight": self.has_virial.astype(np.float64),
+        }
+        self._tensors = {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frames are."""
+        return self._tensors["numbers"].device
+
+    def weigh(self, weights: Mapping[str, Weights]) -> None:
+        """Multiply the weights of the frames of some config_types."""
+        for kind, factors in weights.items():
+            chosen = torch.as_tensor(self.config_type == kind)
+            for name in ("energy", "force", "virial"):
+                self._tensors[f"{name}_weight"][chosen] *= getattr(factors, name)
+
+    def move_to(self, device: torch.device) -> bool:
+        """Keep the frames on the device if they leave room there for the work; whether they do."""
+        if device.type == "cuda":
+            n_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+            if n_bytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                return False
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        return True
+
+    def batch(self, indices: Sequence[int] | np.ndarray, dtype: torch.dtype, pairs: ClosePairs | None = None) -> Batch:
+        """Frames side by side, and close pairs behind them."""
+        t, device = self._tensors, self.device
+        chosen = np.asarray(indices, dtype=np.int64)
+        n_total, n_frames = int(self.sizes[chosen].sum()), len(chosen)
+        n_slots = max(1, int(self.n_slots[chosen].max(initial=1)))
+        frames = torch.as_tensor(chosen, device=device)
+
+        sizes = t["sizes"][frames]
+        system = torch.repeat_interleave(torch.arange(n_frames, device=device), sizes, output_size=n_total)
+        place = torch.arange(n_total, device=device)
+        first = (torch.cumsum(sizes, 0) - sizes)[system]
+        atoms = t["first_atom"][frames][system] + place - first
+        slots = torch.arange(n_slots, device=device)
+        mask = slots < t["degree"][atoms].unsqueeze(1)
+        edges = torch.where(mask, t["first_edge"][atoms].unsqueeze(1) + slots, 0)
+        own = place.unsqueeze(1)
+        neighbours = torch.where(mask, t["neighbour"][edges] + first.unsqueeze(1), own)
+        reverse = torch.where(mask, neighbours * n_slots + t["reverse_slot"][edges], own * n_slots + slots)
+        inputs: GraphTensors = (
+            t["numbers"][atoms],
+            t["vectors"][edges].to(dtype) * mask.unsqueeze(-1),
+            neighbours,
+            mask,
+            reverse.flatten(),
+        )
+        if pairs is not None:
+            inputs, system = _followed_by_pairs(inputs, system, n_frames, pairs)
+        return Batch(
+            inputs=inputs,
+            system_idx=system,
+            n_systems=n_frames + (0 if pairs is None else len(pairs.distance_ang)),
+            n_labelled=n_frames,
+            n_with_virial=int(self.has_virial[chosen].sum()),
+            n_atoms=sizes.to(dtype),
+            energy_ev=t["energy"][frames].to(dtype),
+            forces_ev_per_ang=t["forces"][atoms].to(dtype),
+            virial_ev=t["virial"][frames].to(dtype),
+            energy_weight=t["energy_weight"][frames].to(dtype),
+            force_weight=t["force_weight"][frames].to(dtype),
+            virial_weight=t["virial_weight"][frames].to(dtype),
+        )
+
+    def in_batches(self, atoms_per_batch: int) -> Iterator[np.ndarray]:
+        """Indices of all frames in their order, in batches of about so many atoms."""
+        return iter(_cut(np.arange(len(self)), self.sizes, atoms_per_batch))
+
+
+class BatchPlan:
+    """Which frames make up which batch: a function of the seed and the pass alone.
+
+    Every pass takes each frame once, in batches of about `per_batch` (the sum of the frames' `costs`). Rows are padded
+    to the longest of a batch, so frames are sorted by that length within chunks of the shuffled order: little padding,
+    still random batches.
+    """
+
+    CHUNK = 512
+
+    def __init__(self, costs: np.ndarray, n_slots: np.ndarray, per_batch: int, seed: int) -> None:
+        self.costs, self.n_slots, self.per_batch, self.seed = costs, n_slots, per_batch, seed
+
+    def of_pass(self, number: int) -> list[np.ndarray]:
+        """The batches of a pass, in their order."""
+        rng = np.random.default_rng([self.seed, number])
+        order = rng.permutation(len(self.costs))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), self.CHUNK):
+            chunk = order[start : start + self.CHUNK]
+            batches += _cut(chunk[np.argsort(self.n_slots[chunk], kind="stable")], self.costs, self.per_batch)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def ahead(make: Callable[[], Iterable[T]], n_ahead: int = BATCHES_AHEAD) -> Generator[T, None, None]:
+    """What `make()` gives, made by a thread that is a few items ahead."""
+    items: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=n_ahead)
+    ended = threading.Event()
+
+    def put(item: tuple[bool, Any]) -> bool:
+        while not ended.is_set():
+            try:
+                items.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in make():
+                if not put((True, item)):
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=work, name="batches ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = items.get()
+            if not more:
+                if item is not None:
+                    raise item
+                return
+            yield item
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass(frozen=True, eq=False)
+class _Bonds:
+    """Bonds of all frames: per atom their number, per bond the way, the neighbour and the place of its reverse."""
+
+    degree: np.ndarray
+    vectors_ang: np.ndarray
+    neighbour: np.ndarray
+    reverse_slot: np.ndarray
+    n_slots: np.ndarray
+    n_edges: np.ndarray
+
+    @classmethod
+    def of(cls, frames: FrameSet, cutoff_ang: float) -> _Bonds:
+        parts: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(cls)}
+        for frame in frames:
+            cell = frame.cell_ang if frame.pbc.any() else None
+            graph = NeighbourSearch(cutoff_ang, skin_ang=0.0).graph(
+                frame.numbers, frame.positions_ang, cell, (bool(frame.pbc[0]), bool(frame.pbc[1]), bool(frame.pbc[2]))
+            )
+            mask = graph.mask
+            parts["degree"].append(mask.sum(axis=1))
+            parts["vectors_ang"].append(graph.vectors_ang[mask])
+            parts["neighbour"].append(graph.neighbours[mask].astype(np.int32))
+            slot = graph.reverse.reshape(mask.shape)[mask] % mask.shape[1]
+            parts["reverse_slot"].append(slot.astype(np.int32))
+            parts["n_slots"].append(np.array([mask.sum(axis=1).max(initial=0)]))
+            parts["n_edges"].append(np.array([mask.sum()]))
+        return cls(**{name: np.concatenate([*arrays, _NOTHING[name]]) for name, arrays in parts.items()})
+
+
+_NOTHING = {
+    "degree": np.zeros(0, dtype=np.int64),
+    "vectors_ang": np.zeros((1, 3)),  # one bond more than there are, for stores without any
+    "neighbour": np.zeros(1, dtype=np.int32),
+    "reverse_slot": np.zeros(1, dtype=np.int32),
+    "n_slots": np.zeros(0, dtype=np.int64),
+    "n_edges": np.zeros(0, dtype=np.int64),
+}
+
+
+def _virials(frames: FrameSet) -> tuple[np.ndarray, np.ndarray]:
+    """dE/dstrain (n_frames, 3, 3) in eV and volumes in Å³; NaN where there is no stress, or no cell."""
+    volume = np.abs(np.linalg.det(frames.cell_ang))
+    volume[~frames.pbc.any(axis=1)] = np.nan
+    virial = np.full((len(frames), 3, 3), np.nan)
+    for component, (a, b) in enumerate(VOIGT):
+        virial[:, a, b] = virial[:, b, a] = frames.stress_ev_per_ang3[:, component] * volume
+    return virial, volume
+
+
+def _followed_by_pairs(
+    inputs: GraphTensors, system: torch.Tensor, n_frames: int, pairs: ClosePairs
+) -> tuple[GraphTensors, torch.Tensor]:
+    """The graph with a system of two atoms for each pair, along z, the second atom above the first."""
+    numbers, vectors, neighbours, mask, reverse = inputs
+    n_before, n_slots, device = len(numbers), mask.shape[1], numbers.device
+    n_new = 2 * len(pairs.distance_ang)
+    own = torch.arange(n_before, n_before + n_new, device=device).unsqueeze(1)
+    other = torch.arange(n_before, n_before + n_new, device=device).view(-1, 2).flip(1).reshape(-1)
+    slots = torch.arange(n_slots, device=device)
+    new_vectors = vectors.new_zeros(n_new, n_slots, 3)
+    distance = torch.as_tensor(pairs.distance_ang, device=device).to(vectors.dtype)
+    new_vectors[0::2, 0, 2], new_vectors[1::2, 0, 2] = distance, -distance
+    is_bond = (slots == 0).expand(n_new, n_slots)
+    new_neighbours = torch.where(is_bond, other.unsqueeze(1), own)
+    new_reverse = new_neighbours * n_slots + slots
+    whose = torch.arange(n_frames, n_frames + n_new // 2, device=device).repeat_interleave(2, output_size=n_new)
+    return (
+        torch.cat([numbers, torch.as_tensor(pairs.numbers.reshape(-1), device=device)]),
+        torch.cat([vectors, new_vectors]),
+        torch.cat([neighbours, new_neighbours]),
+        torch.cat([mask, is_bond]),
+        torch.cat([reverse, new_reverse.flatten()]),
+    ), torch.cat([system, whose])
+
+
+def _cut(order: np.ndarray, costs: np.ndarray, per_batch: int) -> list[np.ndarray]:
+    """Runs of `order` whose costs add up to at least `per_batch`; the last one may be smaller."""
+    batches, start, total = [], 0, 0
+    for end, index in enumerate(order, start=1):
+        total += int(costs[index])
+        if total >= per_batch:
+            batches.append(order[start:end])
+            start, total = end, 0
+    return [*batches, order[start:]] if start < len(order) else batches

@@ -1,38 +1,83 @@
-"""Judging a network: its errors on labelled frames, and where its training data end."""
+"""Judging a network: what it says of labelled frames, and how far that is from the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from equipot.models.network import Network
-from equipot.models.potential import TrainingDomain, forces_and_virials
-from equipot.models.training.batches import Batch, LabelledGraph, make_batch
+from equipot.models.potential import VOIGT, forces_and_virials
+from equipot.models.training.batches import Batch, FrameStore
 from equipot.units import GPA_PER_EV_PER_ANG3
 
+ALL = "all"
+ATOMS_PER_BATCH = {"cpu": 600, "cuda": 20_000}
 
-@dataclass(frozen=True)
-class Errors:
-    """Residuals of a set of frames, in eV, Å."""
 
-    energy_per_atom: np.ndarray  # (n_frames,)
-    force: np.ndarray  # (3 n_atoms,)
-    stress: np.ndarray  # (n_frames, 9), NaN where there is no label
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Labels and predictions of a set of frames; NaN where there is no label.
+
+    Energies are relative to free atoms. energy_ev (n_frames, 2), forces_ev_per_ang (n_total, 3, 2) and
+    stress_ev_per_ang3 (n_frames, 6, 2), the label first and the prediction second; n_atoms (n_frames,).
+    """
+
+    n_atoms: np.ndarray
+    config_type: np.ndarray
+    energy_ev: np.ndarray
+    forces_ev_per_ang: np.ndarray
+    stress_ev_per_ang3: np.ndarray
+
+    def of_frames(self, chosen: np.ndarray) -> Comparison:
+        """The frames where a mask (n_frames,) is true."""
+        atoms = np.repeat(chosen, self.n_atoms)
+        return Comparison(
+            self.n_atoms[chosen],
+            self.config_type[chosen],
+            self.energy_ev[chosen],
+            self.forces_ev_per_ang[atoms],
+            self.stress_ev_per_ang3[chosen],
+        )
 
     def summary(self) -> dict[str, float]:
-        """MAE and RMSE in meV/atom and meV/Å, and of the stress in GPa where there is one."""
-        e, f = 1000.0 * self.energy_per_atom, 1000.0 * self.force
-        stress = GPA_PER_EV_PER_ANG3 * self.stress[~np.isnan(self.stress)]
+        """MAE and RMSE: energy in meV/atom and meV, force components and vectors in meV/Å, stress in GPa.
+
+        A quantity without labels is left out. The MAE of vectors is the mean length of the error, their RMSE the
+        root of its mean square.
+        """
+        error = 1000.0 * (self.energy_ev[:, 1] - self.energy_ev[:, 0])
+        force = 1000.0 * (self.forces_ev_per_ang[..., 1] - self.forces_ev_per_ang[..., 0])
+        force = force[~np.isnan(self.forces_ev_per_ang[..., 0]).any(axis=1)]
+        stress = GPA_PER_EV_PER_ANG3 * (self.stress_ev_per_ang3[..., 1] - self.stress_ev_per_ang3[..., 0])
+        stress = stress[~np.isnan(self.stress_ev_per_ang3[..., 0])]
         return {
-            **({"stress_mae_gpa": float(np.abs(stress).mean())} if len(stress) else {}),
-            "energy_mae_mev_per_atom": float(np.abs(e).mean()),
-            "energy_rmse_mev_per_atom": float(np.sqrt((e**2).mean())),
-            "force_mae_mev_per_ang": float(np.abs(f).mean()),
-            "force_rmse_mev_per_ang": float(np.sqrt((f**2).mean())),
+            "n_frames": len(self.n_atoms),
+            **_mae_and_rmse("energy", "mev_per_atom", error / self.n_atoms),
+            **_mae_and_rmse("energy", "mev", error),
+            **_mae_and_rmse("force", "mev_per_ang", force.ravel()),
+            **_mae_and_rmse("force_vector", "mev_per_ang", np.linalg.norm(force, axis=1)),
+            **_mae_and_rmse("stress", "gpa", stress),
         }
+
+    def by_config_type(self) -> dict[str, dict[str, float]]:
+        """The summary of all frames, and, if there are several config_types, of each."""
+        kinds = sorted(set(self.config_type.tolist()))
+        summaries = {ALL: self.summary()}
+        if len(kinds) > 1:
+            summaries |= {kind: self.of_frames(self.config_type == kind).summary() for kind in kinds}
+        return summaries
+
+
+def _mae_and_rmse(name: str, unit: str, error: np.ndarray) -> Mapping[str, float]:
+    if not len(error):
+        return {}
+    return {
+        f"{name}_mae_{unit}": float(np.abs(error).mean()),
+        f"{name}_rmse_{unit}": float(np.sqrt((error**2).mean())),
+    }
 
 
 def predict(
@@ -50,52 +95,29 @@ def predict(
     return energy, forces, virial, out.descriptors
 
 
-def errors_of(network: Network, graphs: Sequence[LabelledGraph], atoms_per_batch: int = 600) -> Errors:
-    """Residuals on a list of frames."""
-    energies, forces, stresses = [], [], []
-    current: list[LabelledGraph] = []
-    for index, item in enumerate(graphs):
-        current.append(item)
-        if sum(g.graph.n_atoms for g in current) < atoms_per_batch and index < len(graphs) - 1:
-            continue
-        batch = make_batch(current)
-        energy, force, virial, _ = predict(network, batch, differentiable=False)
-        energies.append(((energy.detach() - batch.energy_ev) / batch.n_atoms).numpy())
-        forces.append((force.detach() - batch.forces_ev_per_ang).numpy().ravel())
-        volumes = np.array([item.volume_ang3 for item in current])
-        stresses.append((virial.detach() - batch.virial_ev).numpy().reshape(-1, 9) / volumes[:, None])
-        current = []
-    return Errors(np.concatenate(energies), np.concatenate(forces), np.concatenate(stresses))
+def compare(network: Network, store: FrameStore, atoms_per_batch: int | None = None) -> Comparison:
+    """Labels and predictions of all frames of a store, in their order, computed where the network is."""
+    weights = next(network.parameters())
+    size = atoms_per_batch or ATOMS_PER_BATCH.get(weights.device.type, ATOMS_PER_BATCH["cpu"])
+    parts: dict[str, list[np.ndarray]] = {"energy": [], "forces": [], "stress": []}
+    for chosen in store.in_batches(size):
+        batch = store.batch(chosen, weights.dtype).to(weights.device)
+        energy, forces, virial, _ = predict(network, batch, differentiable=False)
+        parts["energy"].append(_side_by_side(batch.energy_ev, energy))
+        labelled = np.repeat(store.has_forces[chosen], store.sizes[chosen])
+        parts["forces"].append(_without_label(_side_by_side(batch.forces_ev_per_ang, forces), ~labelled))
+        both = _side_by_side(batch.virial_ev, 0.5 * (virial + virial.mT)) / store.volume_ang3[chosen, None, None, None]
+        stress = np.stack([both[:, a, b] for a, b in VOIGT], axis=1)
+        parts["stress"].append(_without_label(stress, ~store.has_virial[chosen]))
+    together = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return Comparison(store.sizes, store.config_type, together["energy"], together["forces"], together["stress"])
 
 
-def descriptors_of(network: Network, graphs: Sequence[LabelledGraph]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Invariant features and species of all atoms, and the number of atoms of each frame."""
-    features, species, sizes = [], [], []
-    with torch.no_grad():
-        for start in range(0, len(graphs), 16):
-            batch = make_batch(graphs[start : start + 16])
-            out = network(*batch.inputs)
-            features.append(out.descriptors.double())
-            species.append(network.species_of_number[batch.inputs[0]])
-            sizes += [g.graph.n_atoms for g in graphs[start : start + 16]]
-    return torch.cat(features), torch.cat(species), sizes
+def _side_by_side(label: torch.Tensor, predicted: torch.Tensor) -> np.ndarray:
+    stacked: np.ndarray = torch.stack([label, predicted.detach()], dim=-1).double().cpu().numpy()
+    return stacked
 
 
-def fit_domain(
-    network: Network, train: Sequence[LabelledGraph], held_out: Sequence[LabelledGraph], n_frames: int = 3000
-) -> TrainingDomain:
-    """The ellipsoids of the training environments, scaled so that 99 % of the held-out frames lie inside."""
-    stride = max(1, len(train) // n_frames)
-    features, species, _ = descriptors_of(network, train[::stride])
-    n_elements, n_features = len(network.architecture.elements), features.shape[1]
-    mean = torch.zeros(n_elements, n_features, dtype=torch.float64)
-    whitening = torch.zeros(n_elements, n_features, n_features, dtype=torch.float64)
-    for element in range(n_elements):
-        own = features[species == element]
-        mean[element] = own.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov(own.T))
-        whitening[element] = vectors / (values + 1e-3 * values.mean()).sqrt()
-    domain = TrainingDomain(mean, whitening, 1.0)
-    features, species, sizes = descriptors_of(network, held_out)
-    largest = [float(part.max()) for part in torch.split(domain.distances(features, species), sizes)]
-    return TrainingDomain(mean, whitening, float(np.quantile(largest, 0.99)))
+def _without_label(both: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    both[missing, ..., 0] = np.nan
+    return both

@@ -12,10 +12,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from equipot.errors import InvalidStructureError
+from equipot.pairs import closest_pair
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,10 +33,13 @@ MAX_STRESS_EV_PER_ANG3 = 20.0  # 3200 GPa
 MAX_ENERGY_EV_PER_ATOM = 1e5
 MAX_POSITION_ANG = 1e4
 MIN_DISTANCE_ANG = 0.2
+ARE_UNITS_RIGHT = "are the units right?"
 
 
-class FrameError(ValueError):
-    """A frame that cannot be trained on; the message names its index."""
+class FrameError(InvalidStructureError):
+    """Frames that cannot be trained on; the message names them."""
+
+    title = "Training data cannot be used"
 
 
 class Frame(NamedTuple):
@@ -238,74 +244,109 @@ class FrameSet:
     # ---- checks
 
     def validate(self) -> FrameSet:
-        """Return the set if every value can be trained on, else raise FrameError naming the first bad frame.
-
-        Refused: empty frames, unknown atomic numbers, non-finite or absurd positions, forces, energies, cells or
-        stresses (other units, failed calculations), two atoms of a molecule at one place, periodic frames
-        without a cell, stress without a cell, exact copies of another frame.
-        """
-        offsets, owner = self.offsets, self.frame_idx
-        n_atoms = np.maximum(self.n_atoms, 1)
-
-        def refuse(bad: Bools, what: str) -> None:
-            if bad.any():
-                self._refuse(int(np.argmax(bad)), what)
-
-        def any_atom(bad: Any) -> Bools:
-            frames = np.zeros(self.n_frames, dtype=np.bool_)
-            frames[owner[bad]] = True
-            return frames
-
-        refuse(self.n_atoms < 1, "has no atoms")
-        refuse(any_atom((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)), "has an impossible atomic number")
-        refuse(any_atom(~np.isfinite(self.positions_ang).all(axis=1)), "has a position that is not finite")
-        refuse(
-            any_atom(np.abs(self.positions_ang).max(axis=1, initial=0) > MAX_POSITION_ANG),
-            f"has a position beyond {MAX_POSITION_ANG:g} Å",
-        )
-        refuse(any_atom(~np.isfinite(self.forces_ev_per_ang).all(axis=1)), "has a force that is not finite")
-        refuse(
-            any_atom(np.abs(self.forces_ev_per_ang).max(axis=1, initial=0) > MAX_FORCE_EV_PER_ANG),
-            f"has a force above {MAX_FORCE_EV_PER_ANG:g} eV/Å; are the units right?",
-        )
-        refuse(~np.isfinite(self.energy_ev), "has an energy that is not finite")
-        refuse(
-            np.abs(self.energy_ev) / n_atoms > MAX_ENERGY_EV_PER_ATOM,
-            f"has an energy above {MAX_ENERGY_EV_PER_ATOM:g} eV per atom; are the units right?",
-        )
-        self._validate_cells(refuse)
-        refuse(self.group == "", "has no group, so it cannot be kept out of a split")
-        seen: dict[bytes, int] = {}
-        for i in range(self.n_frames):
-            atoms = slice(int(offsets[i]), int(offsets[i + 1]))
-            positions = self.positions_ang[atoms]
-            if not self.pbc[i].any() and closest_ang(positions) < MIN_DISTANCE_ANG:
-                self._refuse(i, f"has two atoms closer than {MIN_DISTANCE_ANG} Å")
-            content = self.numbers[atoms].tobytes() + positions.tobytes() + self.cell_ang[i].tobytes()
-            key = hashlib.sha256(content).digest()
-            if key in seen:
-                self._refuse(i, f"is an exact copy of frame {seen[key]}")
-            seen[key] = i
+        """Return the set if every value can be trained on, else raise FrameError naming the first bad frame."""
+        for i, what in self.problems():
+            raise FrameError(f"frame {i} ({self.group[i]}, {self.config_type[i]}) {what}")
         return self
 
-    def _validate_cells(self, refuse: Any) -> None:
+    def problems(self, *, need_forces: bool = True, copies: bool = True) -> list[tuple[int, str]]:
+        """Index of every frame that cannot be trained on, and why, in words that follow "frame 3".
+
+        Named are empty frames, impossible atomic numbers, non-finite or absurd positions, forces, energies, cells or
+        stresses (other units, failed calculations), atoms at one place, periodic frames without a cell, stress
+        without a cell, and, with `copies`, exact copies of another frame. A frame whose forces are all NaN has
+        none, which is a problem only where they are needed.
+        """
+        found: list[tuple[int, str]] = []
+
+        def note(bad: Any, what: str) -> None:
+            found.extend((int(i), what) for i in np.flatnonzero(bad))
+
+        note(self.n_atoms < 1, "has no atoms")
+        self._check_atoms(note, need_forces)
+        note(~np.isfinite(self.energy_ev), "has an energy that is not finite")
+        per_atom = np.abs(self.energy_ev) / np.maximum(self.n_atoms, 1)
+        note(
+            per_atom > MAX_ENERGY_EV_PER_ATOM,
+            f"has an energy above {MAX_ENERGY_EV_PER_ATOM:g} eV per atom; {ARE_UNITS_RIGHT}",
+        )
+        self._check_cells(note)
+        note(self.group == "", "has no group, so it cannot be kept out of a split")
+        found += self._overlaps({i for i, _ in found})
+        found += self._copies() if copies else []
+        return sorted(found, key=lambda problem: problem[0])
+
+    def _check_atoms(self, note: Any, need_forces: bool) -> None:
+        owner = self.frame_idx
+
+        def frames_of(bad_atoms: Any) -> Bools:
+            frames = np.zeros(self.n_frames, dtype=np.bool_)
+            frames[owner[bad_atoms]] = True
+            return frames
+
+        note(
+            frames_of((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)),
+            "has an impossible atomic number",
+        )
+        note(frames_of(~np.isfinite(self.positions_ang).all(axis=1)), "has a position that is not finite")
+        far = np.abs(self.positions_ang).max(axis=1, initial=0) > MAX_POSITION_ANG
+        note(frames_of(far), f"has a position beyond {MAX_POSITION_ANG:g} Å")
+        unlabelled = self.has_no_forces
+        if need_forces:
+            note(unlabelled, "has no forces, or none that are finite")
+        bad = frames_of(~np.isfinite(self.forces_ev_per_ang).all(axis=1))
+        note(bad & ~unlabelled, "has a force that is not finite")
+        large = np.abs(self.forces_ev_per_ang).max(axis=1, initial=0) > MAX_FORCE_EV_PER_ANG
+        note(frames_of(large), f"has a force above {MAX_FORCE_EV_PER_ANG:g} eV/Å; {ARE_UNITS_RIGHT}")
+
+    def _check_cells(self, note: Any) -> None:
+        finite = np.isfinite(self.cell_ang).all(axis=(1, 2))
         has_cell = (self.cell_ang != 0).any(axis=(1, 2))
-        refuse(~np.isfinite(self.cell_ang).all(axis=(1, 2)), "has a cell that is not finite")
-        refuse(has_cell & (np.abs(np.linalg.det(self.cell_ang)) < 1e-3), "has a cell without volume")
-        refuse(self.pbc.any(axis=1) & ~has_cell, "is periodic but has no cell")
+        volume = np.abs(np.linalg.det(np.where(np.isfinite(self.cell_ang), self.cell_ang, 0.0)))
+        note(~finite, "has a cell that is not finite")
+        note(has_cell & finite & (volume < 1e-3), "has a cell without volume")
+        note(self.pbc.any(axis=1) & ~has_cell, "is periodic but has no cell")
         missing = np.isnan(self.stress_ev_per_ang3)
-        refuse(missing.any(axis=1) != missing.all(axis=1), "has a stress with some components missing")
-        labelled = ~missing.any(axis=1)
-        refuse(labelled & ~has_cell, "has a stress but no cell")
+        note(missing.any(axis=1) != missing.all(axis=1), "has a stress with some components missing")
+        note(~missing.any(axis=1) & ~has_cell, "has a stress but no cell")
         stress = np.where(missing, 0.0, self.stress_ev_per_ang3)
-        refuse(~np.isfinite(stress).all(axis=1), "has a stress that is not finite")
-        refuse(
-            np.abs(stress).max(axis=1, initial=0) > MAX_STRESS_EV_PER_ANG3,
-            f"has a stress above {MAX_STRESS_EV_PER_ANG3:g} eV/Å³; are the units right?",
+        infinite = ~np.isfinite(stress).all(axis=1)
+        note(infinite, "has a stress that is not finite")
+        note(
+            ~infinite & (np.abs(stress).max(axis=1, initial=0) > MAX_STRESS_EV_PER_ANG3),
+            f"has a stress above {MAX_STRESS_EV_PER_ANG3:g} eV/Å³; {ARE_UNITS_RIGHT}",
         )
 
-    def _refuse(self, i: int, what: str) -> NoReturn:
-        raise FrameError(f"frame {i} ({self.group[i]}, {self.config_type[i]}) {what}")
+    def _overlaps(self, broken: set[int]) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        for i, frame in enumerate(self):
+            periodic = (bool(frame.pbc[0]), bool(frame.pbc[1]), bool(frame.pbc[2]))
+            if i in broken or (len(frame.numbers) < 2 and not any(periodic)):
+                continue
+            cell = frame.cell_ang if any(periodic) else None
+            pair = closest_pair(frame.positions_ang, cell, periodic, MIN_DISTANCE_ANG)
+            if pair is not None:
+                where = f"atoms {pair.first} and {pair.second}, {pair.distance_ang:.3f} Å apart"
+                found.append((i, f"has two atoms closer than {MIN_DISTANCE_ANG} Å: {where}"))
+        return found
+
+    def _copies(self) -> list[tuple[int, str]]:
+        seen: dict[bytes, int] = {}
+        found = []
+        for i, frame in enumerate(self):
+            key = frame_key(frame)
+            if key in seen:
+                found.append((i, f"is an exact copy of frame {seen[key]}"))
+            seen.setdefault(key, i)
+        return found
+
+    @property
+    def has_no_forces(self) -> Bools:
+        """(n_frames,) true where all forces are NaN: no label. A frame without atoms counts as labelled."""
+        labelled = np.zeros(self.n_frames, dtype=np.int64)
+        np.add.at(labelled, self.frame_idx, np.isfinite(self.forces_ev_per_ang).any(axis=1))
+        missing: Bools = (labelled == 0) & (self.n_atoms > 0)
+        return missing
 
 
 _ARRAYS: dict[str, type] = {
@@ -362,6 +403,12 @@ def minimum_distances_ang(frames: FrameSet) -> dict[tuple[int, int], float]:
                 if np.isfinite(found):
                     smallest[pair] = min(found, smallest.get(pair, np.inf))
     return dict(sorted(smallest.items()))
+
+
+def frame_key(frame: Frame) -> bytes:
+    """A digest of the structure alone: equal for exact copies, whatever their labels."""
+    content = frame.numbers.tobytes() + frame.positions_ang.tobytes() + frame.cell_ang.tobytes()
+    return hashlib.sha256(content).digest()
 
 
 def closest_ang(positions_ang: Floats) -> float:

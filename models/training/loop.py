@@ -1,239 +1,353 @@
-"""Training: from frames and a configuration to a potential with its card."""
+"""The training itself: steps, validations, states on disk.
+
+Everything a step does follows from the configuration, the data and the step's number. So a training that was killed
+and resumed ends in the weights of one that was not, bit by bit (on a CPU with one thread).
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
-from equipot.cards import FORMAT_VERSION, PotentialCard, TestError, TrainingData
-from equipot.elements import NUMBERS, SYMBOLS
-from equipot.models.loading import save_potential
+from equipot.errors import NonFiniteError, NotResumableError
 from equipot.models.network import Architecture, Network
-from equipot.models.training.batches import (
-    Batch,
-    LabelledGraph,
-    close_pairs,
-    labelled_graphs,
-    make_batch,
-    shuffled_batches,
-)
+from equipot.models.training import schedule
+from equipot.models.training.batches import Batch, BatchPlan, ClosePairs, FrameStore, ahead
 from equipot.models.training.config import TrainingConfig
-from equipot.models.training.evaluation import errors_of, fit_domain, predict
-from equipot.models.training.frames import FrameSet
+from equipot.models.training.datasets import TrainingData
+from equipot.models.training.evaluation import Comparison, compare
+from equipot.models.training.log import LOG, Log
+from equipot.models.training.losses import loss_of
+from equipot.models.training.progress import TrainingProgress
+from equipot.models.training.reference import compositions
+from equipot.models.training.state import Position, read_state, write_state
 
 PAIRS_PER_BATCH = 8
-LEAST_PUSH_EV_PER_ANG = 10.0
+PAIR_STREAM = 7919  # tells the random pairs of a step from the shuffling of a pass
 
 
-def loss_of(network: Network, batch: Batch, config: TrainingConfig) -> torch.Tensor:
-    """The weighted sum of what is wrong (LossPart)."""
-    energy, forces, virial, _ = predict(network, batch, differentiable=True)
-    n, n_force = batch.n_labelled, len(batch.forces_ev_per_ang)
-    weights = config.loss
-    energy_error = (energy[:n] - batch.energy_ev) / batch.n_atoms
-    loss = (
-        weights.energy
-        * torch.nn.functional.huber_loss(energy_error, torch.zeros_like(energy_error), delta=0.005)
-        / 0.005
-    )
-    force_error = (forces[:n_force] - batch.forces_ev_per_ang).square().sum(-1)
-    loss = loss + weights.force * (force_error + 1e-4).sqrt().mean()
-    has_virial = ~torch.isnan(batch.virial_ev[:, 0, 0])
-    if bool(has_virial.any()):
-        error = (virial[:n][has_virial] - batch.virial_ev[has_virial]) / batch.n_atoms[has_virial, None, None]
-        loss = loss + weights.virial * (error.square().sum((-1, -2)) + 1e-6).sqrt().mean()
-    if batch.n_systems > n:
-        push = forces[n_force + 1 :: 2, 2]  # of the second atom of each pair, away from the first
-        loss = loss + weights.repulsion * torch.relu(LEAST_PUSH_EV_PER_ANG - push).mean()
-    return loss
-
-
-def fit_binding(graphs: Sequence[LabelledGraph], elements: Sequence[int]) -> np.ndarray:
+def fit_binding(counts: np.ndarray, energy_ev: np.ndarray) -> np.ndarray:
     """Mean energy of a bound atom of each element relative to the free one, eV, by least squares on compositions.
 
-    Where the compositions do not determine it (one molecule), the solution of least norm shares the energy out.
+    counts (n_frames, n_elements), energy_ev (n_frames,). Where the compositions do not determine it (one molecule),
+    the solution of least norm shares the energy out.
     """
-    counts = np.array([[np.sum(g.graph.numbers == z) for z in elements] for g in graphs], dtype=np.float64)
-    energies = np.array([g.energy_ev for g in graphs])
     scale = 1.0 / counts.sum(1)
-    solution: np.ndarray = np.linalg.lstsq(counts * scale[:, None], energies * scale, rcond=1e-8)[0]
+    solution: np.ndarray = np.linalg.lstsq(counts * scale[:, None], energy_ev * scale, rcond=1e-8)[0]
     return solution
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A batch, and the place of the next one: (pass, batch in the pass)."""
+
+    batch: Batch
+    next_place: tuple[int, int]
+
+
+@dataclass
+class Meter:
+    """Mean loss and speed since it was made, without waiting for the device at every step."""
+
+    loss_sum: torch.Tensor
+    n_losses: int
+    since_s: float
+    n_atoms: int = 0
+
+    @classmethod
+    def at(cls, position: Position, device: torch.device, loss_sum: float = 0.0, n_losses: int = 0) -> Meter:
+        """A meter that starts at a position, with losses from before."""
+        return cls(torch.tensor(loss_sum, dtype=torch.float64, device=device), n_losses, position.seconds)
+
+    def add(self, loss: torch.Tensor, n_atoms: int) -> None:
+        """Count a step."""
+        self.loss_sum += loss
+        self.n_losses += 1
+        self.n_atoms += n_atoms
+
+    @property
+    def mean_loss(self) -> float:
+        return float(self.loss_sum) / max(self.n_losses, 1)
+
+    def atoms_per_s(self, position: Position) -> float:
+        """Atoms trained on in a second, up to this position."""
+        return self.n_atoms / max(position.seconds - self.since_s, 1e-9)
+
+
 class Trainer:
-    """One training run: state that is saved, and the steps that change it."""
+    """One training run in a folder: state that is saved, and the steps that change it."""
 
-    def __init__(self, config: TrainingConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        self.console = Console()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.elements = sorted(NUMBERS[symbol] for symbol in config.isolated_atom_energies_ev)
-        self.reference_ev = np.full(119, np.nan)
-        for symbol, energy_ev in config.isolated_atom_energies_ev.items():
-            self.reference_ev[NUMBERS[symbol]] = energy_ev
-        self.train = [g for path in config.data.train for g in self._graphs(path)]
-        valid = self._graphs(config.data.valid)
-        stride = max(1, len(valid) // config.data.n_valid)
-        self.valid = valid[::stride]
-        torch.manual_seed(config.seed)
-        architecture = Architecture(elements=tuple(self.elements), **asdict(config.network))
-        self.network = Network(architecture).float()
-        self.network.binding_ev.copy_(torch.tensor(fit_binding(self.train, self.elements)))
-        self.average = Network(architecture).float()
-        self.average.load_state_dict(self.network.state_dict())
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        folder: Path,
+        device: torch.device,
+        progress: TrainingProgress,
+    ) -> None:
+        self.config, self.data, self.folder, self.device, self.progress = config, data, folder, device, progress
+        cutoff_ang = config.network.cutoff_ang
+        self.train = FrameStore(data.train, cutoff_ang, data.reference_ev)
+        self.valid = FrameStore(data.valid, cutoff_ang, data.reference_ev)
         o = config.optimiser
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True
+        by_edges = o.edges_per_batch is not None
+        self.plan = BatchPlan(
+            self.train.n_edges if by_edges else self.train.sizes,
+            self.train.n_slots,
+            o.edges_per_batch or o.atoms_per_batch,
+            config.seed,
         )
-        self.step = 0
-        self.seconds = 0.0
+        self.train.weigh(config.loss.by_config_type)
+        self.is_resident = self.train.move_to(device)
+        self.valid.move_to(device)
+        self.position = Position(origin=self._origin())
+        self.dtype = torch.float32
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            first = self._new_network(self.dtype)
+            self._generators = self._generator_states()
+        first.binding_ev.copy_(torch.tensor(self._binding_ev()))
+        self._use(first.state_dict(), first.state_dict(), None)
         self._resume()
+        self.log = Log(folder / LOG, self.position.step)
 
-    def _graphs(self, path: Path) -> list[LabelledGraph]:
-        frames = FrameSet.load(path)
-        graphs = labelled_graphs(frames, self.config.network.cutoff_ang, self.reference_ev)
-        limit = self.config.data.max_force_ev_per_ang
-        return [g for g in graphs if np.abs(g.forces_ev_per_ang).max() <= limit]
+    # ---- making what is trained
 
-    def run(self) -> None:
-        """Train to the last step or second; a killed run goes on from its last validation."""
+    def _new_network(self, dtype: torch.dtype) -> Network:
+        architecture = Architecture(elements=tuple(self.data.elements), **asdict(self.config.network))
+        return Network(architecture).to(self.device, dtype)
+
+    def _binding_ev(self) -> np.ndarray:
+        frames = self.data.train
+        counts = compositions(frames, self.data.elements)
+        free = counts @ self.data.reference_ev[self.data.elements]
+        return fit_binding(counts, frames.energy_ev - free)
+
+    def _use(
+        self,
+        weights: dict[str, torch.Tensor],
+        average: dict[str, torch.Tensor],
+        memory: dict[int, dict[str, torch.Tensor]] | None,
+    ) -> None:
+        """Networks and an optimiser of the present precision with these contents.
+
+        They are built anew: constants such as quadrature points come from float64, not from rounded ones.
+        """
+        self.network, self.average = self._new_network(self.dtype), self._new_network(self.dtype)
+        self.network.load_state_dict(weights)
+        self.average.load_state_dict(average)
+        self.average.requires_grad_(False)
         o = self.config.optimiser
-        rng = np.random.default_rng([self.config.seed, self.step])
-        batches = shuffled_batches(self.train, o.atoms_per_batch, rng)
-        started, before, n_atoms = time.monotonic(), self.seconds, 0
-        while (done := self._share_done()) < 1.0:
-            batch = make_batch(next(batches), close_pairs(self.elements, PAIRS_PER_BATCH, rng))
-            for group in self.optimiser.param_groups:
-                group["lr"] = o.learning_rate * self._schedule(done)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss_of(self.network, batch, self.config).backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), o.clip_norm)
-            self.optimiser.step()
-            self.step += 1
-            n_atoms += len(batch.forces_ev_per_ang)
-            self._update_average()
-            self.seconds = before + time.monotonic() - started
-            if self.step % o.validate_every == 0 or self._share_done() >= 1.0:
-                self._report(n_atoms / (self.seconds - before))
-                self._save()
-                started, before, n_atoms = time.monotonic(), self.seconds, 0
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
+        )
+        if memory:
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": memory, "param_groups": groups})
 
-    def _share_done(self) -> float:
-        o = self.config.optimiser
-        return max(self.step / o.n_steps, self.seconds / o.max_seconds)
+    # ---- the loop
 
-    def _schedule(self, done: float) -> float:
-        o = self.config.optimiser
-        warm = min(1.0, (self.step + 1) / o.warmup_steps)
-        cosine = 0.5 * (1.0 + np.cos(np.pi * min(done, 1.0)))
-        return float(warm * (o.final_fraction + (1.0 - o.final_fraction) * cosine))
+    def run(self, should_stop: Callable[[], bool] = lambda: False, stop_after_s: float = float("inf")) -> bool:
+        """Train to the end, or until told to stop or `stop_after_s` is over; True at the end. The state is on disk."""
+        started = time.monotonic()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            self._set_generators()
+            while not self.is_done:
+                self._switch_precision()
+                with closing(self._batches()) as batches:
+                    stopped = self._steps(batches, lambda: should_stop() or time.monotonic() - started > stop_after_s)
+                if stopped:
+                    break
+        return self.is_done
 
-    def _update_average(self) -> None:
-        decay = min(self.config.optimiser.ema_decay, (1.0 + self.step) / (10.0 + self.step))
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step has been made."""
+        return schedule.share_done(self.position, self.config.optimiser) >= 1.0
+
+    def _steps(self, batches: Iterator[Planned], should_stop: Callable[[], bool]) -> bool:
+        """Steps in one precision; True if they were stopped."""
+        o, position = self.config.optimiser, self.position
+        row = Meter.at(position, self.device, position.loss_sum, position.n_losses)
+        shown = Meter.at(position, self.device)
+        saved = last = time.monotonic()
+        for planned in batches:
+            done = schedule.share_done(position, o)
+            loss = self._step(planned, done)
+            now = time.monotonic()
+            position.seconds += now - last
+            last = now
+            for meter in (row, shown):
+                meter.add(loss, len(planned.batch.forces_ev_per_ang))
+            if self.progress.is_due:
+                self.progress.show(position.step, shown.mean_loss, shown.atoms_per_s(position))
+                shown = Meter.at(position, self.device)
+            if position.step % o.validate_every == 0 or self.is_done:
+                self._validate(row, schedule.learning_rate(self.config, position, done))
+                row, last = Meter.at(position, self.device), time.monotonic()
+            if now - saved > self.config.checkpoint_every_s:
+                self._save(row)
+                saved = last = time.monotonic()
+            stopped = should_stop()
+            if stopped or self.is_done or schedule.precision(o, schedule.share_done(position, o)) != self.dtype:
+                self._save(row)
+                return stopped
+        raise AssertionError("there is always another batch")
+
+    def _step(self, planned: Planned, done: float) -> torch.Tensor:
+        """One step down the gradient; gives the loss without waiting for it."""
+        position = self.position
+        for group in self.optimiser.param_groups:
+            group["lr"] = schedule.learning_rate(self.config, position, done)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = loss_of(self.network, planned.batch, schedule.loss_part(self.config, done))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip_norm)
+        self.optimiser.step()
+        position.step += 1
+        position.pass_number, position.batch_in_pass = planned.next_place
+        decay = schedule.average_decay(self.config, position, done)
         with torch.no_grad():
-            for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(new, 1.0 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay)
+        return loss.detach()
 
-    def _report(self, atoms_per_s: float) -> None:
-        summary = errors_of(self.average, self.valid).summary()
-        row = {"step": self.step, "seconds": round(self.seconds), "atoms_per_s": round(atoms_per_s), **summary}
-        log = self.folder / "log.csv"
-        new = not log.exists()
-        with log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.console.print(
-            f"step {self.step}/{self.config.optimiser.n_steps}  {self.seconds:.0f} s  {atoms_per_s:.0f} atoms/s  "
-            f"validation MAE {summary['energy_mae_mev_per_atom']:.2f} meV/atom, "
-            f"{summary['force_mae_mev_per_ang']:.1f} meV/Å"
+    def _batches(self) -> Generator[Planned, None, None]:
+        """Batches from the present place on, in the present precision; made ahead if they come from the CPU."""
+        if self.is_resident:
+            yield from self._planned()
+            return
+        with closing(ahead(self._planned)) as planned:
+            for item in planned:
+                yield Planned(item.batch.to(self.device), item.next_place)
+
+    def _planned(self) -> Iterator[Planned]:
+        step, number, start = self.position.step, self.position.pass_number, self.position.batch_in_pass
+        while True:
+            batches = self.plan.of_pass(number)
+            for place in range(start, len(batches)):
+                rng = np.random.default_rng([self.config.seed, step, PAIR_STREAM])
+                pairs = ClosePairs.drawn(self.data.elements, PAIRS_PER_BATCH, rng)
+                batch = self.train.batch(batches[place], self.dtype, pairs)
+                is_last = place == len(batches) - 1
+                yield Planned(batch, (number + 1, 0) if is_last else (number, place + 1))
+                step += 1
+            number, start = number + 1, 0
+
+    # ---- judging and saving
+
+    def judge(self, store: FrameStore) -> Comparison:
+        """What the averaged weights say of frames."""
+        return compare(self.average, store)
+
+    def _validate(self, meter: Meter, rate: float) -> None:
+        self._refuse_non_finite(meter)
+        summary = self.judge(self.valid).summary()
+        loss, position = self.config.loss, self.position
+        total = loss.energy * summary["energy_mae_mev_per_atom"] + loss.force * summary["force_vector_mae_mev_per_ang"]
+        schedule.note_validation(self.config, position, total)
+        self.log.add(
+            {
+                "step": position.step,
+                "seconds": round(position.seconds, 1),
+                "atoms_per_s": round(meter.atoms_per_s(position)),
+                "learning_rate": rate,
+                "loss": meter.mean_loss,
+                **{name: value for name, value in summary.items() if name != "n_frames"},
+            }
+        )
+        self.progress.say(
+            f"step {position.step}/{self.config.optimiser.n_steps}  {position.seconds:.0f} s  "
+            f"{meter.atoms_per_s(position):.0f} atoms/s  validation MAE "
+            f"{summary['energy_mae_mev_per_atom']:.2f} meV/atom, {summary['force_mae_mev_per_ang']:.1f} meV/Å"
         )
 
-    def _save(self) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        temporary = self.folder / "state.pt.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / "state.pt")
+    def _switch_precision(self) -> None:
+        """Go on in float64 where the configuration says so."""
+        wanted = schedule.precision(self.config.optimiser, schedule.share_done(self.position, self.config.optimiser))
+        if wanted != self.dtype:
+            self.dtype = wanted
+            self._use(self.network.state_dict(), self.average.state_dict(), self.optimiser.state_dict()["state"])
+
+    def _save(self, meter: Meter) -> None:
+        """Write the state, unless it is worth nothing: NonFiniteError then."""
+        position = self.position
+        self._refuse_non_finite(meter)
+        position.loss_sum, position.n_losses = float(meter.loss_sum), meter.n_losses
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, memory in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in memory.items()}
+        tensors |= {f"generator.{name}": value for name, value in self._generator_states().items()}
+        write_state(self.folder, position, tensors)
+
+    def _refuse_non_finite(self, meter: Meter) -> None:
+        weights = torch.stack([value.isfinite().all() for value in self.network.parameters()])
+        if not bool(weights.all()) or not np.isfinite(float(meter.loss_sum)):
+            raise NonFiniteError(
+                f"The training went wrong before step {self.position.step}: weights or loss are not finite.",
+                hint="A lower learning_rate or clip_norm may help; the last state on disk is from before.",
+            )
 
     def _resume(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
+        found = read_state(self.folder)
+        if found is None:
             return
-        state = torch.load(path, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        self.console.print(f"Going on from step {self.step}.")
+        position, tensors, is_newest = found
+        self._compare_origin(position)
+        self.position = position
+        memory: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, what = name.split(".")
+                memory.setdefault(int(index), {})[what] = value
+        parts = {part: _part(tensors, part) for part in ("network", "average", "generator")}
+        self.dtype = next(iter(parts["network"].values())).dtype
+        self._use(parts["network"], parts["average"], memory)
+        self._generators = parts["generator"]
+        older = "" if is_newest else " (the newest state is damaged; this is the one before)"
+        self.progress.say(f"Going on from step {position.step}{older}.")
 
-    def export(self, folder: Path) -> PotentialCard:
-        """Judge the averaged weights on the test sets and write weights and card."""
-        config, network = self.config, self.average
-        domain = fit_domain(network, self.train, self.valid)
-        card = PotentialCard(
-            format_version=FORMAT_VERSION,
-            name=config.name,
-            aliases=config.aliases,
-            description=config.description,
-            elements=[SYMBOLS[z] for z in self.elements],
-            cutoff_ang=config.network.cutoff_ang,
-            level_of_theory=config.level_of_theory,
-            has_stress=any(not np.isnan(g.virial_ev[0, 0]) for g in self.train),
-            architecture=network.architecture.as_dict(),
-            n_parameters=sum(p.numel() for p in network.parameters()),
-            energy_reference=config.energy_reference,
-            isolated_atom_energies_ev=config.isolated_atom_energies_ev,
-            domain_threshold=domain.threshold,
-            training_data=TrainingData(
-                description=config.data.description,
-                source=config.data.source,
-                licence=config.data.licence,
-                n_frames=len(self.train),
-                sha256={path.as_posix(): FrameSet.load(path).sha256() for path in config.data.train},
-            ),
-            training={
-                "configuration": json.loads(config.model_dump_json(include={"seed", "network", "loss", "optimiser"})),
-                "n_steps": self.step,
-                "wall_time_s": round(self.seconds),
-                "hardware": f"{torch.get_num_threads()} CPU thread(s)",
-                "torch": torch.__version__,
-            },
-            test_errors=[self._test(name, path) for name, path in config.data.tests.items()],
-            limits=config.limits,
-            licence=config.licence,
-            weights_sha256="0" * 64,
-        )
-        return save_potential(folder, card, network, domain)
+    # ---- where a state comes from
 
-    def _test(self, name: str, path: Path) -> TestError:
-        graphs = labelled_graphs(FrameSet.load(path), self.config.network.cutoff_ang, self.reference_ev)
-        errors = errors_of(self.average, graphs)
-        return TestError(test_set=name, n_frames=len(graphs), **errors.summary())
+    def _origin(self) -> dict[str, object]:
+        return {
+            "data": self.data.sha256,
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _compare_origin(self, position: Position) -> None:
+        """Refuse to go on with other data; say so if the last bits may differ."""
+        here, there = self.position.origin, position.origin
+        if here["data"] != there["data"]:
+            raise NotResumableError(
+                "The data are not those this training was begun with.",
+                hint="Begin again in another folder (--out), or put the files back.",
+            )
+        changed = [name for name in ("torch", "device", "threads") if here[name] != there[name]]
+        if changed:
+            what = ", ".join(f"{name} {there[name]} -> {here[name]}" for name in changed)
+            self.progress.say(f"Not bit by bit what it would have been: {what}.", style="yellow")
+
+    def _generator_states(self) -> dict[str, torch.Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_generators(self) -> None:
+        torch.set_rng_state(self._generators["cpu"])
+        if self.device.type == "cuda" and "cuda" in self._generators:
+            torch.cuda.set_rng_state(self._generators["cuda"], self.device)
 
 
-def train(config_path: Path, folder: Path | None = None, n_threads: int = 1) -> Path:
-    """Train what a YAML file describes; gives the folder with log, state and potential."""
-    torch.set_num_threads(n_threads)
-    config = TrainingConfig.read(config_path)
-    folder = folder or Path("runs") / config.name
-    trainer = Trainer(config, folder)
-    trainer.run()
-    card = trainer.export(folder)
-    trainer.console.print(f"Wrote {folder / card.name}.safetensors ({card.n_parameters} parameters).")
-    return folder
+def _part(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}

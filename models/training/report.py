@@ -1,61 +1,95 @@
-"""Errors of a potential on labelled frames, kind by kind.
+"""What a training or an evaluation leaves to be read: tables, JSON, plots.
 
-python -m equipot.models.training.report organic data/organic/test.npz
+errors.txt, errors.json      errors of every set, config_type by config_type
+learning-curve.png           validation errors and learning rate over the steps
+parity-NAME.png              energies, forces and stresses against their labels
 """
 
 from __future__ import annotations
 
-import argparse
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from equipot.models.loading import load_potential
-from equipot.models.potential import Potential
-from equipot.models.training.batches import labelled_graphs
-from equipot.models.training.evaluation import errors_of
-from equipot.models.training.frames import FrameSet
+from equipot.models.training.evaluation import ALL, Comparison
+from equipot.models.training.files import write_whole
+from equipot.models.training.log import Row
+from equipot.models.training.plots import learning_curve_png, parity_png
 
-ALL = "all"
+Summaries = Mapping[str, Mapping[str, float]]
+
+#: heading and the key of the summary, in the order of the columns
+COLUMNS = {
+    "E MAE\nmeV/atom": "energy_mae_mev_per_atom",
+    "E RMSE\nmeV/atom": "energy_rmse_mev_per_atom",
+    "E MAE\nmeV": "energy_mae_mev",
+    "E RMSE\nmeV": "energy_rmse_mev",
+    "F MAE\nmeV/Å": "force_mae_mev_per_ang",
+    "F RMSE\nmeV/Å": "force_rmse_mev_per_ang",
+    "|ΔF| mean\nmeV/Å": "force_vector_mae_mev_per_ang",
+    "stress MAE\nGPa": "stress_mae_gpa",
+    "stress RMSE\nGPa": "stress_rmse_gpa",
+}
 
 
-def errors_by_kind(potential: Potential, frames: FrameSet) -> dict[str, dict[str, float]]:
-    """Number of frames and errors (Errors.summary) of every config_type, and of all frames together."""
-    network = potential.network.float()
-    graphs = labelled_graphs(frames, potential.cutoff_ang, potential.reference_ev)
-    kinds = {ALL: np.arange(len(graphs))}
-    for kind in sorted(set(frames.config_type.tolist())):
-        kinds[kind] = np.flatnonzero(frames.config_type == kind)
-    return {
-        kind: {"n_frames": len(indices), **errors_of(network, [graphs[i] for i in indices]).summary()}
-        for kind, indices in kinds.items()
+def error_table(title: str, summaries: Summaries, by: str = "config_type") -> Table:
+    """One row for each kind of frame; columns without a label anywhere are left out."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column(by, overflow="fold")
+    table.add_column("frames", justify="right", no_wrap=True)
+    columns = {
+        heading: key for heading, key in COLUMNS.items() if any(key in summary for summary in summaries.values())
     }
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for kind, summary in summaries.items():
+        cells = [_number(summary.get(key)) for key in columns.values()]
+        table.add_row(kind, f"{summary['n_frames']:.0f}", *cells)
+    return table
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="a model name or the path of a card")
-    parser.add_argument("frames", type=Path, help="a .npz file of frames")
-    given = parser.parse_args()
-    errors = errors_by_kind(load_potential(given.model, device="cpu", dtype="float32"), FrameSet.load(given.frames))
-    table = Table(title=f"{given.model} on {given.frames}")
-    for heading in ("kind", "frames", "E MAE", "E RMSE (meV/atom)", "F MAE", "F RMSE (meV/Å)", "stress MAE (GPa)"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
-    for kind, e in errors.items():
-        table.add_row(
-            kind,
-            f"{e['n_frames']:.0f}",
-            f"{e['energy_mae_mev_per_atom']:.2f}",
-            f"{e['energy_rmse_mev_per_atom']:.2f}",
-            f"{e['force_mae_mev_per_ang']:.1f}",
-            f"{e['force_rmse_mev_per_ang']:.1f}",
-            f"{e['stress_mae_gpa']:.2f}" if "stress_mae_gpa" in e else "",
-        )
-    Console(width=120).print(table)
+def error_text(titles_and_summaries: Mapping[str, Summaries]) -> str:
+    """The tables as plain text."""
+    text = io.StringIO()
+    console = Console(file=text, width=140, color_system=None)
+    for title, summaries in titles_and_summaries.items():
+        console.print(error_table(title, summaries), end="\n\n")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-if __name__ == "__main__":
-    main()
+def write_report(
+    folder: Path,
+    potential: str,
+    comparisons: Mapping[str, Comparison],
+    log: Sequence[Row] = (),
+    *,
+    plots: bool = True,
+) -> list[Path]:
+    """Write the files above for sets of frames by name, with plots or without; gives their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    errors = {name: comparison.by_config_type() for name, comparison in comparisons.items()}
+    files = {
+        "errors.json": (json.dumps({"potential": potential, "errors": errors}, indent=1) + "\n").encode(),
+        "errors.txt": error_text({f"{potential} on {name}": summaries for name, summaries in errors.items()}).encode(),
+    }
+    if plots and len(log) > 1:
+        files["learning-curve.png"] = learning_curve_png(potential, log)
+    for name, comparison in comparisons.items() if plots else ():
+        files[f"parity-{file_name(name)}.png"] = parity_png(f"{potential} on {name}", comparison)
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in files]
+
+
+def file_name(text: str) -> str:
+    """A name that is safe for a file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or ALL
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"

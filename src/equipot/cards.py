@@ -42,7 +42,7 @@ class TrainingData(Card):
 
 
 class TestError(Card):
-    """Errors on one named test set. Energies per atom, forces per component."""
+    """Errors on one named test set, of energies per atom and of whole frames, of force components and vectors."""
 
     test_set: str
     n_frames: int
@@ -50,7 +50,13 @@ class TestError(Card):
     energy_rmse_mev_per_atom: float
     force_mae_mev_per_ang: float
     force_rmse_mev_per_ang: float
+    energy_mae_mev: float | None = None
+    energy_rmse_mev: float | None = None
+    force_vector_mae_mev_per_ang: float | None = None
+    force_vector_rmse_mev_per_ang: float | None = None
     stress_mae_gpa: float | None = None
+    stress_rmse_gpa: float | None = None
+    by_config_type: dict[str, dict[str, float]] = {}
 
 
 class PotentialCard(Card):

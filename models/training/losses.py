@@ -1,0 +1,65 @@
+"""What a training makes small: the weighted sum of what is wrong (config.LossPart)."""
+
+from __future__ import annotations
+
+import torch
+
+from equipot.models.network import Network
+from equipot.models.training.batches import Batch
+from equipot.models.training.config import FinalStage, LossPart, Penalty
+from equipot.models.training.evaluation import predict
+
+#: pairs of atoms closer than a bond should push each other apart at least this hard
+LEAST_PUSH_EV_PER_ANG = 10.0
+
+
+def loss_of(network: Network, batch: Batch, loss: LossPart) -> torch.Tensor:
+    """The loss of a batch, a scalar; nothing here waits for the device."""
+    energy, forces, virial, _ = predict(network, batch, differentiable=True)
+    n, n_force = batch.n_labelled, len(batch.forces_ev_per_ang)
+    energy_error = (energy[:n] - batch.energy_ev) / batch.n_atoms
+    total = loss.energy * _mean(_of_numbers(energy_error, loss), batch.energy_weight)
+
+    force_square = (forces[:n_force] - batch.forces_ev_per_ang).square().sum(-1)
+    force_penalty = _of_squares(force_square, loss.force_penalty, loss.force_delta_ev_per_ang)
+    total = total + loss.force * _mean(force_penalty, batch.force_weight[batch.system_idx[:n_force]])
+
+    if batch.n_with_virial and loss.virial:
+        virial_error = (virial[:n] - batch.virial_ev) / batch.n_atoms[:, None, None]
+        penalty = _of_squares(virial_error.square().sum((-1, -2)), loss.virial_penalty, loss.virial_delta_ev)
+        total = total + loss.virial * (penalty * batch.virial_weight).sum() / batch.n_with_virial
+    if batch.n_systems > n:
+        push = forces[n_force + 1 :: 2, 2]  # of the second atom of each pair, away from the first
+        total = total + loss.repulsion * torch.relu(LEAST_PUSH_EV_PER_ANG - push).mean()
+    return total
+
+
+def of_stage(loss: LossPart, stage: FinalStage | None) -> LossPart:
+    """The loss with the weights of a stage over its own."""
+    if stage is None:
+        return loss
+    changes = {name: getattr(stage, name) for name in ("energy", "force", "virial")}
+    return loss.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _of_numbers(error: torch.Tensor, loss: LossPart) -> torch.Tensor:
+    """Penalty of energies; l1 and huber are the same here: quadratic within delta."""
+    if loss.energy_penalty == "l2":
+        return error.square()
+    delta = loss.energy_delta_ev
+    return torch.nn.functional.huber_loss(error, torch.zeros_like(error), delta=delta, reduction="none") / delta
+
+
+def _of_squares(square: torch.Tensor, penalty: Penalty, delta: float) -> torch.Tensor:
+    """Penalty of vectors and matrices by their squared norm, differentiable at zero."""
+    if penalty == "l2":
+        return square
+    if penalty == "l1":
+        return (square + delta**2).sqrt()
+    inside = square < delta**2
+    norm = torch.where(inside, delta**2, square).sqrt()
+    return torch.where(inside, 0.5 * square / delta, norm - 0.5 * delta)
+
+
+def _mean(penalty: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (penalty * weight).mean()
