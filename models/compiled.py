@@ -32,6 +32,7 @@ from equipot.models.graph import AtomGraph
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.network import Network
 from equipot.models.potential import PassTensors, eager_pass, graph_tensors
+from equipot.models.unlocked import UnlockedRunner
 
 CACHE_VARIABLE = "EQUIPOT_CACHE"
 #: largest difference from the eager float64 pass, in units of max(1, largest value) for energies, forces and virials
@@ -54,8 +55,7 @@ class CompiledPass:
 
     def __init__(self, package: Path) -> None:
         n_runners = max(1, os.cpu_count() or 1)
-        # The loader itself, not torch's wrapper: nothing is unpickled, and a call parses no description of itself.
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(package), "model", False, n_runners, -1)
+        self._runner = UnlockedRunner(package, n_runners)
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class CompiledPass:
         inputs = [numbers, vectors_ang, neighbours, mask, reverse]
         if n_atoms < 2 or n_slots < 2:
             inputs = _padded(inputs)
-        energies, forces, virials, descriptors = self._loader.boxed_run(inputs)
+        energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
         return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
 
 

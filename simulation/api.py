@@ -24,6 +24,7 @@ from equipot.simulation.providers import AseProvider, ForceProvider
 from equipot.simulation.request import RunRequest
 from equipot.simulation.results import MDResult, RelaxResult, SavedTrajectory, SinglepointResult, final_structure
 from equipot.simulation.run import Progress, Run
+from equipot.simulation.threads import torch_threads
 from equipot.simulation.trajectory import REQUEST, Frame, read_frames
 from equipot.simulation.verdicts import Outcome
 from equipot.structure import Structure, structure_from_json
@@ -181,7 +182,9 @@ class Forces:
         if isinstance(self.model, str | os.PathLike):
             from equipot.models.loading import load_potential
 
-            return self._native(load_potential(self.model, self.device, self.dtype, **self._compiled))
+            with torch_threads(1):  # compiled code has the number of threads built in
+                potential = load_potential(self.model, self.device, self.dtype, **self._compiled)
+            return self._native(potential)
         self._refuse_what_is_settled()
         potential = getattr(self.model, "potential", self.model)  # our own calculator carries its potential
         if hasattr(potential, "cutoff_ang"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from itertools import count
-from math import inf
 
 import numpy as np
 
@@ -148,7 +147,7 @@ def _judged(
         state = moved.evaluated(evaluation)
         if system.state.evaluation is not None:
             state = system.motion.settle(state)
-        if not _in_bounds(state):
+        if not _below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS):
             return StepEvent(system, verdict=_failure(_left_space(state), state.step))
         watch, warnings, stopping = _watched(system, state, watchman)
         verdict = system.motion.verdict(state) if stopping is None else _guard_verdict(stopping)
@@ -168,7 +167,7 @@ def _in_bounds(state: State) -> bool:
 
 def _below(array: np.ndarray | None, limit: float) -> bool:
     """Whether every number is smaller; False for NaN too."""
-    return array is None or bool(-limit < array.min(initial=inf) and array.max(initial=-inf) < limit)
+    return array is None or bool(np.abs(array).max(initial=0.0) < limit)
 
 
 def _step_problem(error: Exception, step: int) -> EquipotError:

@@ -41,6 +41,10 @@ ParamsFile = Annotated[
 ]
 DeviceChoice = Annotated[Device, typer.Option(help="What to compute on; auto takes a GPU if there is one.")]
 DtypeChoice = Annotated[Dtype, typer.Option(help="Precision.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the potential for this machine, a minute the first time: much faster."),
+]
 Format = Annotated[str | None, typer.Option(help="The format, if file names do not say it.")]
 Index = Annotated[str | None, typer.Option(help="Which structures of a file: 0, -1 or 0:10:2 (default all).")]
 SkipInvalid = Annotated[
@@ -68,6 +72,7 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
         params_file: ParamsFile = None,
         device: DeviceChoice = "auto",
         dtype: DtypeChoice = "float64",
+        compile: Compile = False,
         format: Format = None,
         index: Index = None,
         skip_invalid: SkipInvalid = False,
@@ -81,6 +86,8 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
         from equipot.service.commands.inputs import read_inputs
         from equipot.service.commands.output import Output
 
+        if compile and server is not None:
+            raise InvalidParameterError("--compile is for runs here.", hint="The server decides how it computes.")
         checked = params_of(kind, params, params_file)
         names, structures, warnings = read_inputs(files, format, index_of(index), skip_invalid)
         show_warnings(warnings)
@@ -95,7 +102,7 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
         else:
             from equipot.service.commands.local import Job, run_here
 
-            where = Job(kind, names, structures, checked, model, device, dtype, skip_invalid)
+            where = Job(kind, names, structures, checked, model, device, dtype, compile, skip_invalid)
             status = run_here(where, chosen, as_json=as_json)
         raise typer.Exit(status)
 

@@ -38,6 +38,7 @@ class Job:
     model: str
     device: str | None = None
     dtype: str | None = None
+    compile: bool = False
     skip_invalid: bool = False
 
 
@@ -51,7 +52,7 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
 
     from equipot.simulation.run import Run
 
-    provider = forces.load(job.device, job.dtype, as_json)
+    provider = forces.load(job.device, job.dtype, as_json, job.compile)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -82,7 +83,8 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
 
     request = RunRequest.read(folder)
     began = request.provider
-    provider = Forces.find(str(began["model"])).load(began["device"], began["dtype"], as_json)
+    compiled = began["pins"].get("execution") == "native compiled"
+    provider = Forces.find(str(began["model"])).load(began["device"], began["dtype"], as_json, compiled)
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
@@ -113,8 +115,8 @@ class Forces:
                 raise
             return cls(model, plugin.elements, is_plugin=True)
 
-    def load(self, device: str | None, dtype: str | None, quiet: bool) -> ForceProvider:
-        """The provider itself; device and dtype are for our own potentials."""
+    def load(self, device: str | None, dtype: str | None, quiet: bool, compile: bool = False) -> ForceProvider:
+        """The provider itself; device, dtype and compile are for our own potentials."""
         if self.is_plugin:
             from equipot.simulation.providers import AseProvider
 
@@ -122,7 +124,7 @@ class Forces:
         with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
             from equipot.simulation.api import provider_for
 
-            return provider_for(self.name, device=device, dtype=dtype)
+            return provider_for(self.name, device=device, dtype=dtype, compile=compile)
 
 
 def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
