@@ -61,11 +61,11 @@ class Lbfgs(Descent):
 
 def newton_step(forces: np.ndarray, steps: np.ndarray, changes: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
     """The inverse Hessian times the forces (n_rows, 3), by the two loops over what was learned (Nocedal 1980)."""
-    rest, weights = forces, []
+    rest, weights = forces.copy(), []
     for step, change, curvature in zip(steps[::-1], changes[::-1], curvatures[::-1], strict=True):
         weights.append(curvature * dot(step, rest))
-        rest = rest - weights[-1] * change
+        rest -= weights[-1] * change
     direction = rest * (1.0 / STIFFNESS_EV_PER_ANG2)
     for step, change, curvature, weight in zip(steps, changes, curvatures, reversed(weights), strict=True):
-        direction = direction + (weight - curvature * dot(change, direction)) * step
+        direction += (weight - curvature * dot(change, direction)) * step
     return direction

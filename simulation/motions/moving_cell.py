@@ -116,7 +116,7 @@ class AtomsAndCell(Coordinates):
         sound = (
             np.linalg.det(deformation) > 0.0
             and stretches[0] < LARGEST_STRETCH
-            and 1.0 < stretches[-1] * LARGEST_STRETCH
+            and stretches[-1] * LARGEST_STRETCH > 1.0
         )
         return deformation if sound else None
 

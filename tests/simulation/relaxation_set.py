@@ -114,6 +114,11 @@ def perovskite(a_ang: float = 3.9) -> Atoms:
     return found
 
 
+def ordered_alloy() -> Atoms:
+    found: Atoms = crystal(["Al", "Ni"], [(0, 0, 0), (0, 0.5, 0.5)], spacegroup=221, cellpar=[3.6] * 3 + [90] * 3)
+    return found
+
+
 def rock_salt() -> Atoms:
     found: Atoms = bulk("NaCl", "rocksalt", a=4.2, cubic=True)
     return found
@@ -158,8 +163,8 @@ SET: dict[str, tuple[Callable[[], Atoms], Callable[[], BaseCalculator]]] = {
     "argon": (lambda: rattled(bulk("Ar", cubic=True, a=5.3), stdev=0.1), argon),
     "argon, hexagonal": (lambda: rattled(bulk("Ar", "hcp", a=3.7).repeat((2, 1, 1))), argon),
     "argon, skewed": (lambda: rattled(skewed(bulk("Ar", a=5.3))), argon),
-    "rock salt": (lambda: rattled(rock_salt(), stdev=0.03), soft_spheres),
-    "perovskite": (lambda: rattled(perovskite(4.4), stdev=0.03), soft_spheres),
+    "argon with a hole": (lambda: rattled(bulk("Ar", cubic=True, a=5.3).repeat((2, 1, 1))[1:]), argon),
+    "nickel and aluminium": (lambda: rattled(ordered_alloy()), EMT),
 }
 
 

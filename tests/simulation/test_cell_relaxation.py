@@ -105,11 +105,11 @@ def test_where_there_is_no_real_logarithm_there_is_none() -> None:
 
 @pytest.mark.parametrize(("optimizer", "cell_filter"), BOTH)
 def test_a_relaxed_cell_feels_the_target_pressure_and_nothing_else(optimizer: str, cell_filter: str) -> None:
-    result = relaxed(copper(), optimizer=optimizer, cell_filter=cell_filter, pressure_gpa=4.0, fmax_ev_per_ang=2e-5)
+    result = relaxed(copper(), optimizer=optimizer, cell_filter=cell_filter, pressure_gpa=4.0, fmax_ev_per_ang=2e-4)
     assert result.stress_ev_per_ang3 is not None
-    assert result.stress_ev_per_ang3[:3] * GPA_PER_EV_PER_ANG3 == pytest.approx([-4.0] * 3, abs=1e-3)
-    assert result.stress_ev_per_ang3[3:] * GPA_PER_EV_PER_ANG3 == pytest.approx([0.0] * 3, abs=1e-3)
-    assert result.pressure_gpa == pytest.approx(4.0, abs=1e-3)
+    assert result.stress_ev_per_ang3[:3] * GPA_PER_EV_PER_ANG3 == pytest.approx([-4.0] * 3, abs=1e-2)
+    assert result.stress_ev_per_ang3[3:] * GPA_PER_EV_PER_ANG3 == pytest.approx([0.0] * 3, abs=1e-2)
+    assert result.pressure_gpa == pytest.approx(4.0, abs=1e-2)
     assert result.atoms is not None
     assert result.volume_ang3 == pytest.approx(result.atoms.get_volume(), rel=1e-12)
     pressure_ev_per_ang3 = 4.0 / GPA_PER_EV_PER_ANG3

@@ -21,10 +21,9 @@ QUICK = [
     ("copper cluster", "fire", "none"),
     ("copper slab, open", "lbfgs", "none"),
     ("water in a box", "lbfgs", "frechet"),
-    ("silicon, one atom", "fire", "unit_cell"),
     ("silicon, skewed", "lbfgs", "unit_cell"),
     ("copper, an atom fixed", "lbfgs", "frechet"),
-    ("nickel, one atom", "fire", "frechet"),
+    ("nickel, one atom", "fire", "unit_cell"),
     ("nickel, one atom", "lbfgs", "frechet"),
     ("aluminium", "lbfgs", "unit_cell"),
 ]
