@@ -99,8 +99,9 @@ class FinalStage(Part):
 
 
 class OptimiserPart(Part):
-    """AdamW with warm-up and a schedule, and a running average of the weights."""
+    """AdamW or Muon with warm-up and a schedule, and a running average of the weights."""
 
+    kind: Literal["adamw", "muon"] = Field("adamw", description="muon: matrices step by their orthogonal part")
     n_steps: int = Field(ge=1)
     max_seconds: float = Field(
         float("inf"), gt=0, description="end, and end the schedule, after this much training time: not reproducible"

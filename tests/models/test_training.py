@@ -147,13 +147,16 @@ def test_what_evaluate_finds_is_what_the_card_says(settings: dict[str, Any], tmp
 # ---- the same, however often it is stopped
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_training_stopped_and_resumed_ends_in_the_bits_of_one_that_was_not(
-    settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], tmp_path: Path, kind: str
 ) -> None:
     """Through a change of precision, a final stage and a plateau schedule, stopped at any step."""
     config = written(
         settings,
         tmp_path,
+        optimiser__kind=kind,
+        network__is_calibrated=kind == "muon",
         optimiser__schedule="plateau",
         optimiser__plateau_patience=0,
         optimiser__validate_every=5,
@@ -299,6 +302,12 @@ def test_the_configurations_of_the_shipped_potentials_are_valid(repository: Path
     paths = sorted((repository / "models" / "training" / "configs").glob("*.yaml"))
     assert {TrainingConfig.read(path).full_name for path in paths} >= {"organic-1", "elements-1"}
     assert not TrainingConfig.read(paths[0]).is_reproducible  # they ended by the clock, and the card says so
+
+
+def test_the_configurations_of_the_benchmarks_of_accuracy_are_valid_and_repeatable(repository: Path) -> None:
+    configs = [TrainingConfig.read(path) for path in (repository / "benchmarks" / "accuracy").glob("*.yaml")]
+    assert {config.full_name for config in configs} >= {"acac-seed0", "rmd17-ethanol", "rmd17-aspirin", "mlearn-Li"}
+    assert all(config.is_reproducible for config in configs)
 
 
 def test_one_composition_gives_binding_energies_that_add_up() -> None:
