@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
@@ -15,8 +16,12 @@ from equipot.simulation.api import run_md
 from equipot.simulation.providers import AseProvider
 from equipot.simulation.run import Run
 
+RAMP_K = [{"time_ps": 0, "temperature_k": 100}, {"time_ps": 0.08, "temperature_k": 600}]
+RAMP_GPA = [{"time_ps": 0, "pressure_gpa": 0}, {"time_ps": 0.06, "pressure_gpa": 5}]
+
 
 def main(kind: str, folder: str, n_steps: str = "100") -> None:
+    """KIND: relax, lbfgs, an ensemble, or an ensemble and a thermostat with ramps (npt-bussi)."""
     directory = Path(folder)
     crystal, slab, water = bulk("Cu", cubic=True), fcc111("Cu", (2, 1, 2), vacuum=5.0), molecule("H2O")
     slab.set_constraint(FixAtoms(indices=[0]))
@@ -43,15 +48,22 @@ def main(kind: str, folder: str, n_steps: str = "100") -> None:
             while run.advance(seconds=0.05):
                 pass
         return
+    ensemble, _, thermostat = kind.partition("-")
+    given: dict[str, Any] = (
+        {"thermostat": {"type": thermostat}, "temperature_k": RAMP_K} if thermostat else {"temperature_k": 500.0}
+    )
+    if ensemble == "npt":
+        given["barostat"] = {"pressure_gpa": RAMP_GPA, "pdamp_fs": 100.0, "isotropic": False}
+        structures = [crystal, crystal.repeat((2, 1, 1)), crystal.repeat((1, 1, 2))]
     run_md(
         structures,
         EMT(),
         output=directory,
         resume=True,
-        ensemble=kind,
+        ensemble=ensemble,
         n_steps=int(n_steps),
         timestep_fs=1.0,
-        temperature_k=500.0,
+        **given,
         seed=[7, 8, 9],
         save_every=7,
         thermo_every=3,

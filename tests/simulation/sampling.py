@@ -20,6 +20,7 @@ from equipot.units import KB_EV_PER_K
 
 LEAST_P = 1e-4  # a right dynamics fails a check once in ten thousand seeds; the seeds are fixed
 PLANTED_P = 1e-4  # what a check must say at most of a planted fault
+CORRELATED = 0.12
 
 Forces = Callable[[np.ndarray, np.ndarray | None], Evaluation]
 
@@ -143,16 +144,18 @@ def rows(forces: Forces, motion: VelocityVerlet, n_steps: int, every: int, skip:
 
 
 def stride(series: np.ndarray) -> int:
-    """After how many samples the next is independent: 1 + 2 Σ of the autocorrelation until it falls to zero (Chodera
-    et al., J. Chem. Theory Comput. 3, 26, 2007)."""
-    away = series - series.mean()
-    variance, inefficiency = float((away * away).mean()), 1.0
-    for lag in range(1, len(series) // 4):
-        correlation = float((away[:-lag] * away[lag:]).mean()) / variance
-        if correlation <= 0.0:
-            break
-        inefficiency += 2.0 * correlation * (1.0 - lag / len(series))
-    return int(np.ceil(inefficiency))
+    """After how many samples the next is as good as independent: the autocorrelation, which may swing, stays within
+    `CORRELATED` of zero, or its noise, for as long again, and for ten samples at least."""
+    n = len(series)
+    spectrum = np.fft.rfft(series - series.mean(), 2 * n)
+    products = np.fft.irfft(spectrum * spectrum.conj())[:n]
+    noise = 2.5 / np.sqrt(np.arange(n, 0, -1))
+    correlated = np.abs(products / products[0]) > np.maximum(CORRELATED, noise)
+    lag = 1
+    while correlated[lag : lag + max(lag, 10)].any():
+        lag += 1
+    assert lag < n // 3, "the run is too short to tell"
+    return lag
 
 
 def decorrelated(series: np.ndarray) -> np.ndarray:
@@ -161,22 +164,25 @@ def decorrelated(series: np.ndarray) -> np.ndarray:
 
 
 def p_of_kinetic_energy(kinetic_ev: np.ndarray, n_degrees: int, temperature_k: float) -> float:
-    """That independent kinetic energies are those of a canonical ensemble: Kolmogorov and Smirnov against the gamma
-    distribution, and its mean and variance (as in physical_validation), with the smallest counted three times."""
+    """That a series of kinetic energies is that of a canonical ensemble (as in physical_validation): the mean of the
+    series; of independent samples the shape of the distribution, Kolmogorov and Smirnov against gamma, and the
+    variance; with the smallest of the three counted three times."""
     scaled = 2.0 * kinetic_ev / (KB_EV_PER_K * temperature_k)
-    shape = stats.kstest(scaled, "chi2", args=(n_degrees,)).pvalue
-    total = two_sided(stats.chi2.cdf(scaled.sum(), scaled.size * n_degrees))
-    spread = scaled.var(ddof=1)
+    mean = p_of_mean(scaled, n_degrees)
+    apart = decorrelated(scaled)
+    shape = stats.kstest(apart, "chi2", args=(n_degrees,)).pvalue
     # variance of a sample variance: (μ4 - σ⁴ (n - 3)/(n - 1)) / n, with μ4 of chi²
     fourth, square = 12.0 * n_degrees**2 + 48.0 * n_degrees, 4.0 * n_degrees**2
-    error = np.sqrt((fourth - square * (scaled.size - 3) / (scaled.size - 1)) / scaled.size)
-    width = 2.0 * stats.norm.sf(abs(spread - 2.0 * n_degrees) / error)
-    return float(min(1.0, 3.0 * min(shape, total, width)))
+    error = np.sqrt((fourth - square * (apart.size - 3) / (apart.size - 1)) / apart.size)
+    width = 2.0 * stats.norm.sf(abs(apart.var(ddof=1) - 2.0 * n_degrees) / error)
+    return float(min(1.0, 3.0 * min(mean, shape, width)))
 
 
-def p_of_mean(samples: np.ndarray, expected: float) -> float:
-    """That independent samples have this mean: Student's t."""
-    return float(stats.ttest_1samp(samples, expected).pvalue)
+def p_of_mean(series: np.ndarray, expected: float) -> float:
+    """That a series, which may swing, has this mean: Student's t of the means of twelve blocks."""
+    length = len(series) // 12
+    means = series[: 12 * length].reshape(12, length).mean(axis=1)
+    return float(stats.ttest_1samp(means, expected).pvalue)
 
 
 def two_sided(below: float) -> float:

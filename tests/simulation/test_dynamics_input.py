@@ -23,7 +23,7 @@ RAMP_GPA = [{"time_ps": 0, "pressure_gpa": 0}, {"time_ps": 5, "pressure_gpa": 1}
 
 
 def held() -> Atoms:
-    atoms = COPPER.copy()
+    atoms = bulk("Cu", cubic=True)
     atoms.set_constraint(FixAtoms([0]))
     return atoms
 
@@ -75,7 +75,7 @@ def test_a_contradiction_is_refused_with_the_field_and_the_remedy(
 class WithoutStress(Calculator):
     """A calculator that has energy and forces only."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
@@ -130,7 +130,7 @@ def test_a_barostat_gives_back_the_cell_it_made() -> None:
 
 def test_a_cell_that_a_barostat_tears_apart_diverges_and_leaves_the_others_alone() -> None:
     """A damping time of a hundredth of a step: the failure is that of one system, and it has a reason."""
-    given = {"ensemble": "npt", "n_steps": 200, "timestep_fs": 5.0, "seed": [1, 2]}
+    given: dict[str, Any] = {"ensemble": "npt", "n_steps": 200, "timestep_fs": 5.0, "seed": [1, 2]}
     for thermostat in ("langevin", "nose_hoover", "bussi"):
         for isotropic in (True, False):
             barostat = {"pressure_gpa": 500.0, "pdamp_fs": 0.05, "isotropic": isotropic}

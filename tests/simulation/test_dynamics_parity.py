@@ -31,7 +31,7 @@ FORCES = Argon(cutoff_ang=4.4)
 class AseArgon(Calculator):
     """The same forces for ASE."""
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
@@ -43,7 +43,7 @@ class AseArgon(Calculator):
 
 def crystal(skew: float) -> Atoms:
     """32 atoms of two masses in a cell that may be triclinic."""
-    atoms = bulk("Ar", cubic=True, a=5.2).repeat(2)
+    atoms: Atoms = bulk("Ar", cubic=True, a=5.2).repeat(2)
     atoms.numbers[::3] = 36
     atoms.set_cell(atoms.cell.array @ np.array([[1.0, 0.0, 0.0], [skew, 1.0, 0.0], [-skew, skew, 1.0]]), True)
     atoms.rattle(0.1, seed=2)
@@ -74,7 +74,7 @@ class SameNoise:
 
 
 def ase_langevin(atoms: Atoms) -> Any:
-    dynamics = LangevinBAOAB(atoms, DT, temperature_K=60.0, T_tau=50.0 * ase_units.fs, rng=0)
+    dynamics: Any = LangevinBAOAB(atoms, DT, temperature_K=60.0, T_tau=50.0 * ase_units.fs, rng=0)
     dynamics.rng = SameNoise(0)
     return dynamics
 

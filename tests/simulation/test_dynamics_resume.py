@@ -45,10 +45,10 @@ def test_a_run_resumed_after_every_step_is_the_uninterrupted_one(name: str, tmp_
     structures = [argon_crystal(a_ang=5.1), argon_crystal(a_ang=5.2)]
     given = {"n_steps": N_STEPS, "timestep_fs": 8.0, "save_every": 3, "thermo_every": 1}
     params = MDParams(**{**given, "seed": [4, 5], "checkpoint_every_s": 1000.0, **ALL[name]})
-    start = {"kind": "md", "structures": structures, "params": params, "provider": Provided(FORCES)}
-    with Run.start(tmp_path / "whole", **start) as run:  # type: ignore[arg-type]
+    start: dict[str, Any] = {"kind": "md", "structures": structures, "params": params, "provider": Provided(FORCES)}
+    with Run.start(tmp_path / "whole", **start) as run:
         assert not run.advance()
-    with Run.start(tmp_path / "cut", **start) as run:  # type: ignore[arg-type]
+    with Run.start(tmp_path / "cut", **start) as run:
         run.advance(steps=1)
         run.checkpoint()
     n_resumed, left = 0, True

@@ -61,7 +61,7 @@ def cluster_kinetic_ev(thermostat: str, n_steps: int, seed: int = 1) -> np.ndarr
     structure = argon_cluster(8)
     params = md_params(structure, temperature_k=20.0, thermostat=TIGHT[thermostat], remove_rotation=True)
     motion = motion_of(structure, params, seed)
-    return decorrelated(rows(cluster_forces, motion, n_steps, every=15, skip=500)["kinetic_ev"])
+    return rows(cluster_forces, motion, n_steps, every=15, skip=500)["kinetic_ev"]
 
 
 @pytest.mark.parametrize(("thermostat", "n_degrees"), [("langevin", 24), ("nose_hoover", 18), ("bussi", 18)])
@@ -85,7 +85,7 @@ def many_atoms_kinetic_ev(thermostat: str) -> np.ndarray:
     """Kinetic energies of a thousand atoms of an ideal gas at 150 K, whose only motion is that of the thermostat."""
     structure = oscillators(1000)
     motion = motion_of(structure, md_params(structure, temperature_k=150.0, thermostat=TIGHT[thermostat]))
-    return decorrelated(rows(IdealGas(), motion, 1500, every=30, skip=100)["kinetic_ev"])
+    return rows(IdealGas(), motion, 1500, every=30, skip=100)["kinetic_ev"]
 
 
 @pytest.mark.parametrize(("thermostat", "n_degrees"), [("langevin", 3000), ("bussi", 2997)])
@@ -180,7 +180,7 @@ def test_a_molecule_at_a_tenth_of_a_phase_per_step_has_its_kinetic_energy(thermo
     timestep_fs = 0.1 / largest_frequency_per_fs(structure, forces)
     given = {"thermostat": TIGHT[thermostat], "temperature_k": 300.0, "remove_rotation": True}
     motion = motion_of(structure, md_params(structure, timestep_fs=timestep_fs, **given))
-    kinetic = decorrelated(rows(forces, motion, 15_000, every=100, skip=2000)["kinetic_ev"])
+    kinetic = rows(forces, motion, 15_000, every=100, skip=2000)["kinetic_ev"]
     assert p_of_kinetic_energy(kinetic, n_degrees, 300.0) > LEAST_P
     assert p_of_kinetic_energy(kinetic, n_degrees + 6, 300.0) < PLANTED_P
 
@@ -191,13 +191,13 @@ def test_argon_at_two_temperatures_has_the_right_kinetic_and_potential_energies(
     thermostat: str, n_degrees: int, record_property: Any
 ) -> None:
     """Dense argon of 32 atoms at 2 fs: kinetic energies at both temperatures, and the slope between the potential."""
-    structure, temperatures, found = argon_crystal(), (100.0, 112.0), []
+    structure, temperatures, found = argon_crystal(), (100.0, 125.0), []
     for seed, temperature_k in enumerate(temperatures):
-        params = md_params(structure, temperature_k=temperature_k, thermostat=USUAL[thermostat])
-        columns = rows(Argon(), motion_of(structure, params, seed), 80_000, every=50, skip=5000)
-        kinetic = decorrelated(columns["kinetic_ev"])
+        params = md_params(structure, temperature_k=temperature_k, thermostat=TIGHT[thermostat])
+        columns = rows(Argon(), motion_of(structure, params, seed), 40_000, every=10, skip=1000)
+        kinetic = columns["kinetic_ev"]
         p_kinetic = p_of_kinetic_energy(kinetic, n_degrees, temperature_k)
-        record_property(f"p of the kinetic energy at {temperature_k:g} K ({kinetic.size} samples)", p_kinetic)
+        record_property(f"p of the kinetic energy at {temperature_k:g} K", p_kinetic)
         assert p_kinetic > LEAST_P
         assert p_of_kinetic_energy(kinetic, n_degrees + 3, temperature_k) < PLANTED_P
         assert p_of_kinetic_energy(kinetic, n_degrees - 3, temperature_k) < PLANTED_P
@@ -206,7 +206,7 @@ def test_argon_at_two_temperatures_has_the_right_kinetic_and_potential_energies(
     p_slope = p_of_slope(found[0], found[1], expected)
     record_property(f"p of the slope ({found[0].size} and {found[1].size} samples)", p_slope)
     assert p_slope > LEAST_P
-    assert p_of_slope(found[0], found[1], 1.5 * expected) < PLANTED_P
+    assert p_of_slope(found[0], found[1], 2.0 * expected) < PLANTED_P
 
 
 @pytest.mark.long
@@ -219,9 +219,9 @@ def test_a_molecule_has_its_kinetic_energy_at_a_step_and_at_half_of_it(
     for timestep_fs in (longest_fs, 0.5 * longest_fs):
         given = {"thermostat": USUAL[thermostat], "temperature_k": 300.0, "remove_rotation": True}
         motion = motion_of(structure, md_params(structure, timestep_fs=timestep_fs, **given))
-        n_steps = round(25_000 / timestep_fs)
-        kinetic = decorrelated(rows(forces, motion, n_steps, every=round(50 / timestep_fs), skip=5000)["kinetic_ev"])
+        n_steps = round(15_000 / timestep_fs)
+        kinetic = rows(forces, motion, n_steps, every=round(50 / timestep_fs), skip=5000)["kinetic_ev"]
         p_value = p_of_kinetic_energy(kinetic, n_degrees, 300.0)
-        record_property(f"p at {timestep_fs:.3f} fs ({kinetic.size} samples)", p_value)
+        record_property(f"p at {timestep_fs:.3f} fs", p_value)
         assert p_value > LEAST_P
         assert p_of_kinetic_energy(kinetic, n_degrees + 3, 300.0) < PLANTED_P

@@ -75,11 +75,12 @@ def everything(directory: Path) -> list[Any]:
 
 
 RELAXATIONS = ("relax", "lbfgs")
-KINDS = ("nvt", "nve", *RELAXATIONS)
+KINDS = ("nvt", "nve", "npt-nose_hoover", *RELAXATIONS)
+MORE_KINDS = ("nvt-langevin", "nvt-nose_hoover", "nvt-bussi", "npt-langevin", "npt-bussi")
 FOUR_KILLS = [pytest.param(kind, 4, 0, id=kind) for kind in KINDS]
 TWELVE_KILLS = [
     pytest.param(kind, 12, repeat, id=f"{kind}-{repeat}", marks=pytest.mark.long)
-    for kind in KINDS
+    for kind in KINDS + MORE_KINDS
     for repeat in range(10)
 ]
 
