@@ -99,11 +99,12 @@ class SavedTrajectory(Sequence["Atoms"]):
         self._system = system
 
     @cached_property
-    def _frames(self) -> RunFrames:
+    def frames(self) -> RunFrames:
+        """The same as frames, without ASE."""
         return RunFrames(self._directory, self._system)
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self.frames)
 
     @overload
     def __getitem__(self, index: int) -> Atoms: ...
@@ -111,8 +112,8 @@ class SavedTrajectory(Sequence["Atoms"]):
     def __getitem__(self, index: slice) -> list[Atoms]: ...
     def __getitem__(self, index: int | slice) -> Atoms | list[Atoms]:
         if isinstance(index, slice):
-            return [frame.to_atoms() for frame in self._frames[index]]
-        return self._frames[index].to_atoms()
+            return [frame.to_atoms() for frame in self.frames[index]]
+        return self.frames[index].to_atoms()
 
 
 def final_structure(data: Mapping[str, Any]) -> Structure:

@@ -47,10 +47,14 @@ class Output:
             output = cls(Path(f"{stem}-{kind}"))
         elif given.suffix.lower() in FILE_FORMATS and not given.is_dir():
             output = cls(given.with_name(given.name + ".run"), given)
-        elif given.suffix and not given.exists() and given.suffix.lower() in (".cif", ".vasp", ".pdb", ".json", ".h5"):
+        elif (
+            given.suffix
+            and not given.exists()
+            and given.suffix.lower() in (".cif", ".vasp", ".pdb", ".json", ".h5", ".h5md")
+        ):
             raise InvalidParameterError(
                 f"Results cannot be written as {given.suffix}.",
-                hint=f"Give a folder, or a file ending in {', '.join(FILE_FORMATS)}.",
+                hint=f"Give a folder, or a file ending in {', '.join(FILE_FORMATS)}; for others see equipot export.",
             )
         else:
             output = cls(given)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 CANDIDATES = 60  # starts that are tried when looking for the end of the equilibration
+MOST_VALUES = 20_000
 FEWEST_VALUES = 8  # below, nothing is said about correlation
 
 
@@ -77,6 +78,9 @@ def equilibration(values: np.ndarray) -> int:
     n = len(values)
     if n < 2 * FEWEST_VALUES:
         return 0
+    if n > MOST_VALUES:  # of long series the means of short stretches show it as well
+        stretch = -(-n // MOST_VALUES)
+        return stretch * equilibration(values[: n // stretch * stretch].reshape(-1, stretch).mean(axis=1))
     starts = np.unique(np.linspace(0, n - FEWEST_VALUES, CANDIDATES).astype(int))
     worth = [(n - start) / statistical_inefficiency(values[start:]) for start in starts]
     return int(starts[int(np.argmax(worth))])

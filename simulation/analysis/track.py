@@ -11,7 +11,8 @@ import numpy as np
 
 from equipot.elements import SYMBOLS
 from equipot.errors import InvalidParameterError, InvalidStructureError
-from equipot.simulation.sources import AtomsFrames, open_frames, run_directories
+from equipot.simulation.results import SavedTrajectory
+from equipot.simulation.sources import AtomsFrames, open_frames, run_directories, systems_in
 from equipot.simulation.trajectory import Frame, RunFrames, standard_or_own_masses_u
 
 if TYPE_CHECKING:
@@ -201,27 +202,32 @@ def _unwrapped(fractions: np.ndarray, pbc: Sequence[bool]) -> np.ndarray:
 def frames_of(source: Any, system: int | None) -> Sequence[Frame]:
     """The frames of one system. Raises InvalidParameterError if there are several and none is chosen."""
     if isinstance(source, str | Path):
-        frames = open_frames(Path(source), system)
-        directories = run_directories(Path(source)) if Path(source).is_dir() else []
-        if len(directories) == 1:
-            frames = RunFrames(directories[0], system)  # reads arrays one by one
-    elif isinstance(source, Sequence) and source and isinstance(source[0], Frame):
-        frames = source
-    else:
-        frames = AtomsFrames(source)
-    if isinstance(frames, RunFrames):
-        systems = frames.systems
-    else:
-        systems = sorted({frame.system for frame in frames})
-    if system is None and len(systems) > 1:
+        return _frames_at(Path(source), system)
+    if isinstance(source, SavedTrajectory):
+        return source.frames
+    frames = source if len(source) and isinstance(source[0], Frame) else AtomsFrames(source)
+    chosen = _one_of(sorted({frame.system for frame in frames}), system)
+    return [frame for frame in frames if frame.system == chosen] if system is not None else frames
+
+
+def _frames_at(path: Path, system: int | None) -> Sequence[Frame]:
+    chosen = _one_of(systems_in(path), system)
+    if path.is_file():
+        return open_frames(path, system)
+    runs = (RunFrames(directory, chosen) for directory in run_directories(path))
+    return next((run for run in runs if len(run)), [])
+
+
+def _one_of(systems: Sequence[int], wanted: int | None) -> int | None:
+    """The system that is meant, None if there is none at all."""
+    if wanted is None and len(systems) > 1:
+        named = ", ".join(map(str, systems[:20])) + (" ..." if len(systems) > 20 else "")
         raise InvalidParameterError(
-            f"There are {len(systems)} systems.",
-            pointer="/system",
-            hint=f"Choose one of {', '.join(map(str, systems))}.",
+            f"There are {len(systems)} systems.", pointer="/system", hint=f"Choose one of {named}."
         )
-    if system is not None and systems != [system]:
-        return [frame for frame in frames if frame.system == system]
-    return frames
+    if wanted is not None and wanted not in systems:
+        raise InvalidParameterError(f"There are no frames of system {wanted}.", pointer="/system", hint="Count from 0.")
+    return systems[0] if wanted is None and systems else wanted
 
 
 Row: TypeAlias = "tuple[int, float, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]"

@@ -31,6 +31,7 @@ from equipot.simulation.analysis.statistics import (
     slope,
     statistical_inefficiency,
 )
+from equipot.simulation.results import SavedTrajectory
 from equipot.simulation.run import Run
 from equipot.simulation.trajectory import read_frames, read_thermo
 
@@ -81,6 +82,8 @@ def test_the_start_of_a_series_that_settles_is_found_and_left_out() -> None:
     assert np.abs(deviations).max() < 5
     assert np.mean([settled_mean(each, 0).mean for each in series]) > 0.2, "the start matters"
     assert equilibration(correlated(random, 3000)) < 1500
+    long = correlated(random, 60_000) + 8 * np.exp(-np.arange(60_000) / 2000)
+    assert 4000 < equilibration(long) < 16_000
 
 
 def test_a_slope_has_the_error_that_correlated_residuals_leave() -> None:
@@ -155,7 +158,9 @@ def test_a_track_of_a_run_is_that_of_its_frames_and_of_its_atoms(runs: Path) -> 
         assert direct.needed_velocities() == pytest.approx(other.needed_velocities(), rel=1e-14)
         assert direct.spacing_fs == other.spacing_fs == 48.0
         assert np.array_equal(direct.numbers, other.numbers)
-    assert direct.n_degrees == 9
+    saved = Track.of(SavedTrajectory(runs, 1), start=3, stop=60, stride=2)
+    assert np.array_equal(direct.positions_ang, saved.positions_ang)
+    assert direct.n_degrees == saved.n_degrees == 9
     assert direct.provenance["seed"] == 1
     assert Track.of(runs, 1, velocities=False).velocities_ang_per_fs is None
     with pytest.raises(InvalidParameterError, match="No frames are left"):
