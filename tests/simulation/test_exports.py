@@ -13,13 +13,15 @@ import h5py
 import MDAnalysis
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io.trajectory import Trajectory
 from MDAnalysis.lib.mdamath import triclinic_box
 
 from equipot import __version__
+from equipot.calculator.convert import from_atoms
 from equipot.errors import InvalidParameterError
-from equipot.params import MDParams, RelaxParams
+from equipot.params import MDParams, MTKBarostat, RelaxParams
 from equipot.simulation.exports import MEDIA_TYPES, export, export_text
 from equipot.simulation.providers import AseProvider
 from equipot.simulation.run import Run
@@ -232,3 +234,37 @@ def test_memory_does_not_grow_with_the_number_of_frames(format: str, tmp_path: P
     command = [sys.executable, "-c", MEASURE, format, str(tmp_path / "long")]
     grown_kib = int(subprocess.run(command, capture_output=True, check=True, timeout=240).stdout)
     assert grown_kib < 12 * 1024
+
+
+def test_a_cell_that_moves_is_in_every_frame_and_every_export(tmp_path: Path) -> None:
+    """Its volume is the one of the time series, and its shape changes."""
+    params = MDParams(
+        ensemble="npt",
+        barostat=MTKBarostat(pressure_gpa=5.0, pdamp_fs=200.0, isotropic=False),
+        n_steps=20,
+        timestep_fs=4.0,
+        seed=1,
+        save_every=5,
+        thermo_every=5,
+    )
+    crystal = from_atoms(bulk("Cu", cubic=True))
+    run = Run.start(tmp_path / "r", kind="md", structures=[crystal], params=params, provider=AseProvider(EMT()))
+    with run:
+        while run.advance():
+            pass
+    volumes = [row["volume_ang3"] for row in read_thermo(tmp_path / "r")]
+    pressures = [row["pressure_gpa"] for row in read_thermo(tmp_path / "r")]
+    assert np.ptp(volumes) > 0.1
+    for format in ("extxyz", "traj", "npz", "h5md"):
+        export(read_frames(tmp_path / "r"), format, tmp_path / f"r.{format}")
+    with np.load(tmp_path / "r.npz") as arrays, h5py.File(tmp_path / "r.h5md") as file:
+        cells = file["particles/trajectory/box/edges/value"][:]
+        assert np.array_equal(cells, arrays["cell_ang"])
+        assert file["observables/volume/value"][:] == pytest.approx(volumes, rel=1e-12)
+        assert file["observables/pressure/value"][:] == pytest.approx(pressures, rel=1e-9)
+    for format in ("extxyz", "traj"):
+        images: Any = ase.io.read(tmp_path / f"r.{format}", ":")
+        assert np.array_equal([atoms.cell.array for atoms in images], cells)
+    assert np.linalg.det(cells) == pytest.approx(volumes, rel=1e-12)
+    shapes = cells / np.linalg.det(cells)[:, None, None] ** (1 / 3)
+    assert np.ptp(shapes, axis=0).max() > 1e-4
