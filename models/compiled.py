@@ -77,9 +77,8 @@ class CompiledPass:
 def compiled_pass(network: Network, name: str, weights_sha256: str, dtype: torch.dtype) -> CompiledPass | None:
     """The compiled pass of a network on the CPU, from the cache or compiled now; None (and a warning) if none works."""
     try:
-        folder = _cache_folder()
-        with _locked(folder):
-            package = folder / f"{_key(network, weights_sha256, dtype)}.pt2"
+        package = _cache_folder() / f"{_key(network, weights_sha256, dtype)}.pt2"
+        with _locked(package.with_suffix(".lock")):
             if not _is_whole(package):
                 print(f"equipot: compiling {name} ({dtype}) for this machine, once ...", file=sys.stderr, flush=True)
                 _compile(network, package, dtype)
@@ -228,9 +227,9 @@ def _cache_folder() -> Path:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Several processes that want the same code compile it once."""
-    with (folder / "lock").open("w") as handle:
+    with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
