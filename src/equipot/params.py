@@ -142,7 +142,9 @@ class NoseHooverThermostat(Params):
     """A chain of Nosé-Hoover thermostats (Martyna, Klein, Tuckerman, J. Chem. Phys. 97, 2635, 1992)."""
 
     type: Literal["nose_hoover"]
-    tdamp_fs: float = Field(100.0, gt=0, le=1e6, description="time of one oscillation of the thermostat, fs")
+    tdamp_fs: float = Field(
+        100.0, gt=0, le=1e6, description="characteristic time of the chain, fs; its first mass is 3N kT tdamp²"
+    )
     chain_length: int = Field(3, ge=1, le=10, description="thermostats in the chain")
 
 
@@ -174,7 +176,9 @@ class MTKBarostat(Params):
     pressure_gpa: Annotated[float, Field(ge=-1000, le=1000)] | list[PressurePoint] = Field(
         0.0, description="pressure, GPa: a number, or a ramp [{time_ps, pressure_gpa}, ...]"
     )
-    pdamp_fs: float = Field(1000.0, gt=0, le=1e7, description="time of one oscillation of the cell, fs")
+    pdamp_fs: float = Field(
+        1000.0, gt=0, le=1e7, description="characteristic time of the cell, fs; its mass is 3(N + 1) kT pdamp²"
+    )
     isotropic: bool = Field(True, description="the cell keeps its shape; false: it may change all six ways")
 
     @model_validator(mode="after")
