@@ -45,7 +45,7 @@ def muon_for(network: Network, lr: float, weight_decay: float = 0.0) -> Muon:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for `matrices` (stacks of matrices in the last two dimensions), Adam for `others`."""
+    """Muon for `matrices` (stacks of matrices in the last two dimensions), which decay, and Adam for `others`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         groups: list[dict[str, Any]] = [
             {"params": list(matrices), "is_matrix": True},
-            {"params": list(others), "is_matrix": False},
+            {"params": list(others), "is_matrix": False, "weight_decay": 0.0},
         ]
         defaults = {"lr": lr, "weight_decay": weight_decay, "betas": (momentum, second_moment)}
         super().__init__([group for group in groups if group["params"]], defaults)

@@ -62,12 +62,13 @@ def test_a_run_whose_memory_was_saved_and_loaded_ends_in_the_same_bits() -> None
     assert torch.equal(_fit(50)[1], _fit(50, break_at=20)[1])
 
 
-def test_weight_decay_shrinks_what_has_no_gradient_to_speak_of() -> None:
-    matrix = torch.nn.Parameter(torch.ones(4, 4))
-    optimiser = Muon([], [matrix], lr=0.01, weight_decay=0.5)
-    matrix.grad = torch.zeros(4, 4)
+def test_weight_decay_shrinks_matrices_without_a_gradient_and_nothing_else() -> None:
+    matrix, other = torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))
+    optimiser = Muon([matrix], [other], lr=0.01, weight_decay=0.5)
+    matrix.grad, other.grad = torch.zeros(4, 4), torch.zeros(4)
     optimiser.step()
     assert torch.allclose(matrix.detach(), torch.full((4, 4), 0.995))
+    assert torch.equal(other.detach(), torch.ones(4))
 
 
 def test_every_weight_of_a_network_is_stepped_once() -> None:
