@@ -45,7 +45,7 @@ class Prediction:
 def graph_tensors(graph: AtomGraph, dtype: torch.dtype, device: torch.device) -> GraphTensors:
     """The graph as the network takes it."""
     return (
-        torch.as_tensor(graph.numbers, device=device),
+        torch.as_tensor(graph.numbers, dtype=torch.int64, device=device),  # what compiled code expects
         torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device),
         torch.as_tensor(graph.neighbours, device=device),
         torch.as_tensor(graph.mask, device=device),
