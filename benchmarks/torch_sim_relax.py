@@ -35,7 +35,7 @@ class PotentialModel(ModelInterface):
 
     def forward(self, state: Any) -> dict[str, torch.Tensor]:
         positions = state.positions.detach().cpu().numpy()
-        numbers, owner = state.atomic_numbers.cpu().numpy(), state.system_idx.cpu().numpy()
+        numbers, owner = state.atomic_numbers.cpu().long().numpy(), state.system_idx.cpu().numpy()
         graphs = []
         for system in range(int(owner.max()) + 1):
             chosen = owner == system

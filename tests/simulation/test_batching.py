@@ -268,6 +268,35 @@ def test_reproducible_gives_every_system_a_pass_of_its_own(monkeypatch: pytest.M
         assert evaluation.forces_ev_per_ang.tobytes() == alone.forces_ev_per_ang.tobytes()
 
 
+def test_neighbours_are_searched_when_an_atom_has_moved_half_the_skin_or_the_cell_has_changed_and_only_then() -> None:
+    """Counted for a cold, a hot and a breathing system that run together, from where their atoms were."""
+    provider = NativeProvider(load_potential("tiny", device="cpu"))
+    engine = Engine(provider)
+    water, crystal = from_atoms(molecule("H2O")), from_atoms(bulk("Cu", cubic=True))
+    members = {
+        "cold": Member(water, "nve", 30, temperature_k=1.0, timestep_fs=0.2, seed=1),
+        "hot": Member(water, "nve", 30, temperature_k=20_000.0, timestep_fs=0.5, seed=2),
+        "breathing": Member(crystal, "npt", 30, temperature_k=300.0, timestep_fs=1.0, seed=3),
+    }
+    for idx, member in enumerate(members.values()):
+        engine.add(member.moving(idx))
+    searched_at: dict[int, Any] = {}
+    expected = Counter[int]()
+    for _ in range(30):
+        engine.step()
+        for idx, system in engine.systems.items():
+            state, before = system.state, searched_at.get(idx)
+            moved = 0.0 if before is None else np.linalg.norm(state.positions_ang - before[0], axis=1).max()
+            if before is None or moved > 0.25 or (state.cell_ang is not None and (state.cell_ang != before[1]).any()):
+                searched_at[idx] = (state.positions_ang, state.cell_ang)
+                expected[idx] += 1
+    found = {key[1]: search.n_searches for key, search in provider._searches.items()}  # type: ignore[index]
+    assert found == expected
+    assert expected[0] == 1
+    assert 1 < expected[1] < 30
+    assert expected[2] == 30
+
+
 def test_the_torch_of_a_caller_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     NativeProvider(load_potential("tiny", device="cpu"), 3).evaluate(views(range(4)))
