@@ -143,19 +143,31 @@ def rows(forces: Forces, motion: VelocityVerlet, n_steps: int, every: int, skip:
     return {name: np.array([row[name] for row in found]) for name in found[0]}
 
 
+def autocorrelation(series: np.ndarray) -> np.ndarray:
+    """Of a series with itself at every lag, 1 at none."""
+    spectrum = np.fft.rfft(series - series.mean(), 2 * len(series))
+    products = np.fft.irfft(spectrum * spectrum.conj())[: len(series)]
+    return np.asarray(products / products[0])
+
+
 def stride(series: np.ndarray) -> int:
     """After how many samples the next is as good as independent: the autocorrelation, which may swing, stays within
     `CORRELATED` of zero, or its noise, for as long again, and for ten samples at least."""
     n = len(series)
-    spectrum = np.fft.rfft(series - series.mean(), 2 * n)
-    products = np.fft.irfft(spectrum * spectrum.conj())[:n]
     noise = 2.5 / np.sqrt(np.arange(n, 0, -1))
-    correlated = np.abs(products / products[0]) > np.maximum(CORRELATED, noise)
+    correlated = np.abs(autocorrelation(series)) > np.maximum(CORRELATED, noise)
     lag = 1
     while correlated[lag : lag + max(lag, 10)].any():
         lag += 1
     assert lag < n // 3, "the run is too short to tell"
     return lag
+
+
+def variance_and_error(series: np.ndarray) -> tuple[float, float]:
+    """The variance of a normal series, and the error of that: σ² sqrt(2 (1 + 2 Σ C²)/n) with its autocorrelation C."""
+    squares = autocorrelation(series)[1 : 2 * stride(series)] ** 2
+    variance = float(series.var(ddof=1))
+    return variance, variance * float(np.sqrt(2.0 * (1.0 + 2.0 * squares.sum()) / len(series)))
 
 
 def decorrelated(series: np.ndarray) -> np.ndarray:
@@ -180,9 +192,13 @@ def p_of_kinetic_energy(kinetic_ev: np.ndarray, n_degrees: int, temperature_k: f
 
 def p_of_mean(series: np.ndarray, expected: float) -> float:
     """That a series, which may swing, has this mean: Student's t of the means of twelve blocks."""
+    return float(stats.ttest_1samp(block_means(series), expected).pvalue)
+
+
+def block_means(series: np.ndarray) -> np.ndarray:
+    """The means of twelve parts of a series: independent, if it is long."""
     length = len(series) // 12
-    means = series[: 12 * length].reshape(12, length).mean(axis=1)
-    return float(stats.ttest_1samp(means, expected).pvalue)
+    return np.asarray(series[: 12 * length].reshape(12, length).mean(axis=1))
 
 
 def two_sided(below: float) -> float:

@@ -28,6 +28,7 @@ from tests.simulation.sampling import (
     md_params,
     motion_of,
     p_of_kinetic_energy,
+    p_of_mean,
     p_of_slope,
     rows,
     states,
@@ -79,6 +80,37 @@ def test_a_thermostat_with_three_degrees_of_freedom_too_many_would_be_noticed(
 ) -> None:
     monkeypatch.setattr(velocity_verlet, "degrees_of_freedom", lambda *given: degrees_of_freedom(*given) + 3)
     assert p_of_kinetic_energy(cluster_kinetic_ev(thermostat, 8000), 18, 20.0) < PLANTED_P
+
+
+@pytest.mark.parametrize("thermostat", TIGHT)
+def test_fixed_atoms_stay_and_the_others_have_their_temperature(thermostat: str) -> None:
+    """Three degrees for each free atom: what is fixed holds the drift too."""
+    fixed = list(range(0, 32, 2))
+    structure = argon_crystal(fixed_atoms=tuple(fixed))
+    motion = motion_of(structure, md_params(structure, temperature_k=40.0, thermostat=TIGHT[thermostat]))
+    degrees = []
+    for state in states(Argon(), motion, 3000):
+        if state.step >= 500 and state.step % 5 == 0:
+            degrees.append(2.0 * motion.kinetic_ev(state) / (KB_EV_PER_K * 40.0))
+    assert np.array_equal(state.positions_ang[fixed], structure.positions_ang[fixed])
+    assert p_of_mean(np.array(degrees), 48) > LEAST_P
+    assert p_of_mean(np.array(degrees), 42) < PLANTED_P
+
+
+@pytest.mark.parametrize("ensemble", ["nvt", "npt"])
+@pytest.mark.parametrize("thermostat", TIGHT)
+def test_a_start_at_rest_and_a_single_atom_are_no_accident(thermostat: str, ensemble: str) -> None:
+    """Rescaling has no direction to go in where nothing moves: the forces begin, and one atom alone stays."""
+    given = {"ensemble": ensemble, "thermostat": TIGHT[thermostat], "velocities": "zero"}
+    crystal, alone = argon_crystal(), Structure(np.array([18]), np.zeros((1, 3)), 9.5 * np.eye(3), (True,) * 3)
+    places = crystal.positions_ang + np.random.default_rng(0).normal(0.0, 0.1, (32, 3))
+    for structure in (crystal.moved_to(places, None, crystal.cell_ang), alone):
+        motion = motion_of(structure, md_params(structure, **given))
+        found = rows(Argon(cutoff_ang=4.0), motion, 20, every=1)
+        assert found["temperature_k"][0] == 0.0
+        assert all(np.isfinite(column).all() for column in found.values())
+        moves = structure.n_atoms > 1 or thermostat == "langevin"
+        assert (found["temperature_k"][-1] > 0.0) == moves
 
 
 def many_atoms_kinetic_ev(thermostat: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from equipot.simulation.motions.bussi import squared_noise
 from equipot.simulation.motions.noise import Stream, noise_words, normals
 
 MASK = 2**64 - 1
@@ -81,3 +82,18 @@ def test_the_noise_is_standard_normal_and_uncorrelated_between_streams_steps_and
 def test_seeds_of_63_bits_and_neighbouring_seeds_give_different_noise() -> None:
     drawn = {normals(seed, Stream.VELOCITIES, 0, 1)[0, 0] for seed in (0, 1, 2, 2**32, 2**62, 2**63 - 1)}
     assert len(drawn) == 6
+
+
+@pytest.mark.parametrize("n_degrees", [1, 2, 7, 30])
+def test_the_noise_of_a_rescaling_is_a_normal_and_chi_squared_of_one_degree_fewer(n_degrees: int) -> None:
+    """Of other normals than the first, and of no other step: seed, step and number of degrees say it all."""
+    drawn = np.array([squared_noise(3, step, n_degrees) for step in range(4000)])
+    assert stats.kstest(drawn[:, 0], "norm").pvalue > 1e-3
+    if n_degrees == 1:
+        assert not drawn[:, 1].any()
+    else:
+        assert stats.kstest(drawn[:, 1], "chi2", args=(n_degrees - 1,)).pvalue > 1e-3
+        assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 4.5 / np.sqrt(4000)
+    flat = normals(3, Stream.THERMOSTAT, 17, 10).ravel()[:n_degrees]
+    assert squared_noise(3, 17, n_degrees) == pytest.approx((flat[0], (flat[1:] ** 2).sum()))
+    assert squared_noise(3, 17, 0) == (0.0, 0.0)
