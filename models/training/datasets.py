@@ -87,7 +87,7 @@ def load_training_data(config: TrainingConfig) -> TrainingData:
     together = together.select(~is_isolated_atom(together))
     parts = {}
     for name, frames in zip(("training", "validation"), _split(config, together, valid), strict=True):
-        parts[name] = _within_force_limit(frames, part.max_force_ev_per_ang)
+        parts[name] = _within_force_limit(frames, part.max_force_ev_per_ang, name)
         if n_left_out := len(frames) - len(parts[name]):
             limit = f"{part.max_force_ev_per_ang:g} eV/Å (max_force_ev_per_ang)"
             remarks.append(f"{n_left_out} of {len(frames)} {name} frames left out: a force is above {limit}.")
@@ -155,13 +155,15 @@ def _split(config: TrainingConfig, train: FrameSet, valid: Sequence[DataFile]) -
     return train.select(~held_out), train.select(held_out)
 
 
-def _within_force_limit(frames: FrameSet, limit_ev_per_ang: float) -> FrameSet:
+def _within_force_limit(frames: FrameSet, limit_ev_per_ang: float, name: str) -> FrameSet:
     largest = np.zeros(len(frames))
     np.maximum.at(largest, frames.frame_idx, np.abs(frames.forces_ev_per_ang).max(axis=1, initial=0.0))
     chosen = frames.select(largest <= limit_ev_per_ang)
     if not len(chosen):
         raise InvalidParameterError(
-            f"No frame is left with all forces below {limit_ev_per_ang:g} eV/Å.", pointer="/data/max_force_ev_per_ang"
+            f"No {name} frame is left with all forces below {limit_ev_per_ang:g} eV/Å.",
+            pointer="/data/max_force_ev_per_ang",
+            hint="Raise data: max_force_ev_per_ang if such forces are meant.",
         )
     return chosen
 

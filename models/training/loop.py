@@ -24,13 +24,11 @@ from equipot.models.training.datasets import TrainingData
 from equipot.models.training.evaluation import Comparison, compare
 from equipot.models.training.log import LOG, Log
 from equipot.models.training.losses import loss_of
-from equipot.models.training.muon import muon_for
 from equipot.models.training.progress import TrainingProgress
 from equipot.models.training.reference import compositions
 from equipot.models.training.state import Position, read_state, write_state
 
 PAIRS_PER_BATCH = 8
-FRAMES_TO_CALIBRATE = 25
 PAIR_STREAM = 7919  # tells the random pairs of a step from the shuffling of a pass
 
 
@@ -115,8 +113,6 @@ class Trainer:
             first = self._new_network(self.dtype)
             self._generators = self._generator_states()
         first.binding_ev.copy_(torch.tensor(self._binding_ev()))
-        if config.network.is_calibrated:
-            first.calibrate(*self.train.batch(range(min(FRAMES_TO_CALIBRATE, len(self.train))), self.dtype).inputs)
         self._use(first.state_dict(), first.state_dict(), None)
         self._resume()
         self.log = Log(folder / LOG, self.position.step)
@@ -147,18 +143,13 @@ class Trainer:
         self.network.load_state_dict(weights)
         self.average.load_state_dict(average)
         self.average.requires_grad_(False)
-        self.optimiser = self._new_optimiser()
+        o = self.config.optimiser
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
+        )
         if memory:
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": memory, "param_groups": groups})
-
-    def _new_optimiser(self) -> torch.optim.Optimizer:
-        o = self.config.optimiser
-        if o.kind == "muon":
-            return muon_for(self.network, o.learning_rate, o.weight_decay)
-        return torch.optim.AdamW(
-            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
-        )
 
     # ---- the loop
 
@@ -170,7 +161,7 @@ class Trainer:
             self._set_generators()
             while not self.is_done:
                 self._switch_precision()
-                with closing(self._batches()) as batches:
+                with closing(self.batches()) as batches:
                     stopped = self._steps(batches, lambda: should_stop() or time.monotonic() - started > stop_after_s)
                 if stopped:
                     break
@@ -189,7 +180,7 @@ class Trainer:
         saved = last = time.monotonic()
         for planned in batches:
             done = schedule.share_done(position, o)
-            loss = self._step(planned, done)
+            loss = self.step(planned, done)
             now = time.monotonic()
             position.seconds += now - last
             last = now
@@ -210,7 +201,7 @@ class Trainer:
                 return stopped
         raise AssertionError("there is always another batch")
 
-    def _step(self, planned: Planned, done: float) -> torch.Tensor:
+    def step(self, planned: Planned, done: float) -> torch.Tensor:
         """One step down the gradient; gives the loss without waiting for it."""
         position = self.position
         for group in self.optimiser.param_groups:
@@ -227,7 +218,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay)
         return loss.detach()
 
-    def _batches(self) -> Generator[Planned, None, None]:
+    def batches(self) -> Generator[Planned, None, None]:
         """Batches from the present place on, in the present precision; made ahead if they come from the CPU."""
         if self.is_resident:
             yield from self._planned()

@@ -75,7 +75,7 @@ def read_state(folder: Path) -> tuple[Position, dict[str, torch.Tensor], bool] |
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 meta = json.loads(file.metadata()["position"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             damaged = damaged or f"{path} is damaged: {error}."
             continue
