@@ -24,11 +24,13 @@ from equipot.models.training.datasets import TrainingData
 from equipot.models.training.evaluation import Comparison, compare
 from equipot.models.training.log import LOG, Log
 from equipot.models.training.losses import loss_of
+from equipot.models.training.muon import muon_for
 from equipot.models.training.progress import TrainingProgress
 from equipot.models.training.reference import compositions
 from equipot.models.training.state import Position, read_state, write_state
 
 PAIRS_PER_BATCH = 8
+FRAMES_TO_CALIBRATE = 25
 PAIR_STREAM = 7919  # tells the random pairs of a step from the shuffling of a pass
 
 
@@ -113,6 +115,8 @@ class Trainer:
             first = self._new_network(self.dtype)
             self._generators = self._generator_states()
         first.binding_ev.copy_(torch.tensor(self._binding_ev()))
+        if config.network.is_calibrated:
+            first.calibrate(*self.train.batch(range(min(FRAMES_TO_CALIBRATE, len(self.train))), self.dtype).inputs)
         self._use(first.state_dict(), first.state_dict(), None)
         self._resume()
         self.log = Log(folder / LOG, self.position.step)
@@ -143,13 +147,18 @@ class Trainer:
         self.network.load_state_dict(weights)
         self.average.load_state_dict(average)
         self.average.requires_grad_(False)
-        o = self.config.optimiser
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
-        )
+        self.optimiser = self._new_optimiser()
         if memory:
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": memory, "param_groups": groups})
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        o = self.config.optimiser
+        if o.kind == "muon":
+            return muon_for(self.network, o.learning_rate, o.weight_decay)
+        return torch.optim.AdamW(
+            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
+        )
 
     # ---- the loop
 
