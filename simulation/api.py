@@ -57,8 +57,8 @@ def relax(
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
     model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
     first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
-    computed at a time, if absent as many as torch has threads; it changes no result. reproducible: also on a GPU,
-    compute every system by itself.
+    computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
+    reproducible: also on a GPU, compute every system by itself.
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
     forces = Forces(model, device, dtype, compile, n_threads, reproducible)

@@ -45,7 +45,9 @@ class NativeProvider:
         shared: bool | None = None,
         admission: Admission | None = None,
     ) -> None:
-        """n_threads None: as many as torch would use. shared None: on GPUs, unless reproducible."""
+        """n_threads None: as many as torch would use, but an eager potential, which holds Python's lock for most of its
+        time, computes small systems one after the other. shared None: on GPUs, unless reproducible.
+        """
         import torch
 
         from equipot.models.neighbours import NeighbourSearch
@@ -55,6 +57,7 @@ class NativeProvider:
         self._shared = (on_gpu and not reproducible) if shared is None else shared
         self._on_gpu = on_gpu
         self._threads = Threads(n_threads or torch.get_num_threads())
+        self._n_at_once = self._threads.n if n_threads or potential.execution == "compiled" else 1
         self._admission = admission or Admission(CudaMemory(potential.device) if on_gpu else HostMemory())
         self._memory = self._admission.memory
         self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
@@ -99,7 +102,7 @@ class NativeProvider:
         """Small systems side by side on the threads; what may need all memory, or gains by all threads, by itself."""
         by_itself = [self._needs_room(system) for system in systems]
         small = [i for i, needs in enumerate(by_itself) if not needs]
-        spread = self._threads.map(self._evaluate_one, [systems[i] for i in small])
+        spread = self._threads.map(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
         evaluations = dict(zip(small, spread, strict=True))
         for place, needs in enumerate(by_itself):
             again = not needs and len(small) > 1 and isinstance(evaluations[place].error, OutOfMemoryError)
@@ -112,7 +115,7 @@ class NativeProvider:
         if len(system.numbers) <= MOST_ATOMS_UNWATCHED:
             return False
         load = self._loads.get(system.key)
-        return _is_large(system) or load is None or not self._admission.fits(load, self._threads.n)
+        return _is_large(system) or load is None or not self._admission.fits(load, self._n_at_once)
 
     def _evaluate_one(self, system: System, measured: bool = False) -> Evaluation:
         try:
