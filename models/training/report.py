@@ -55,11 +55,12 @@ def error_table(title: str, summaries: Summaries, by: str = "config_type") -> Ta
 
 def error_text(titles_and_summaries: Mapping[str, Summaries]) -> str:
     """The tables as plain text."""
-    text = io.StringIO()
-    console = Console(file=text, width=140, color_system=None)
+    tables = []
     for title, summaries in titles_and_summaries.items():
-        console.print(error_table(title, summaries), end="\n\n")
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+        text = io.StringIO()
+        Console(file=text, width=140, color_system=None).print(error_table(title, summaries))
+        tables.append("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+    return "\n\n".join(tables) + "\n"
 
 
 def write_report(
