@@ -1,8 +1,9 @@
 """The engine beside ASE: its overhead per step, batches of relaxations, and a batch of one; everything in one run.
 
 Each round relaxes the same molecules in every way, one way after the other, in an order that changes from round to
-round; ratios are medians over rounds. Where there is a GPU, it is timed as well. `--torch-sim PYTHON` adds TorchSim,
-run by a Python that has it (0.3.0 is the last for Python 3.11).
+round; ratios are medians over rounds. On a machine that does other things too, only processor times can be compared.
+Where there is a GPU, it is timed as well. `--torch-sim PYTHON` adds TorchSim, run by a Python that has it (0.3.0 is the
+last for Python 3.11).
 """
 
 from __future__ import annotations
@@ -68,6 +69,15 @@ class Free:
 
     def forget(self, key: Hashable) -> None:
         """Nothing is kept."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What relaxations took: seconds, processor seconds, and steps of all systems."""
+
+    seconds: float
+    processor: float
+    n_steps: int
 
 
 def overhead_ms(atoms: Atoms, ensemble: str, n_steps: int = 1000, repeats: int = 5) -> float:
@@ -142,8 +152,8 @@ def by_us(systems: Sequence[Atoms], potential: Potential, optimizer: str, n_thre
     return sum(result.n_steps for result in results)
 
 
-def by_torch_sim(systems: Sequence[Atoms], python: str, model: str, execution: str) -> tuple[float, int]:
-    """Relax together with TorchSim in another process; gives the seconds it took there, and the steps."""
+def by_torch_sim(systems: Sequence[Atoms], python: str, model: str, execution: str) -> Cost:
+    """Relax together with TorchSim in another process; gives what it took there."""
     with tempfile.TemporaryDirectory() as folder:
         from ase.io import write
 
@@ -151,44 +161,45 @@ def by_torch_sim(systems: Sequence[Atoms], python: str, model: str, execution: s
         task = {"model": model, "compile": execution == "compiled", "fmax": FMAX_EV_PER_ANG, "max_steps": MAX_STEPS}
         command = [python, str(HERE / "torch_sim_relax.py"), f"{folder}/systems.extxyz", json.dumps(task)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
-    result = json.loads(answer.stdout.splitlines()[-1])
-    return float(result["seconds"]), int(result["n_steps"])
+    return Cost(**json.loads(answer.stdout.splitlines()[-1]))
 
 
-Way = Callable[[Sequence[Atoms]], "int | tuple[float, int]"]
+Way = Callable[[Sequence[Atoms]], "int | Cost"]
 
 
-def race(ways: dict[str, Way], rounds: Sequence[Sequence[Atoms]]) -> dict[str, list[tuple[float, int]]]:
-    """Seconds and steps of every way in every round."""
-    taken: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
+def race(ways: dict[str, Way], rounds: Sequence[Sequence[Atoms]]) -> dict[str, list[Cost]]:
+    """What every way took in every round."""
+    taken: dict[str, list[Cost]] = {name: [] for name in ways}
     for number, systems in enumerate(rounds):
         names = list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            before = time.perf_counter()
+            before, processor_before = time.perf_counter(), time.process_time()
             outcome = ways[name](systems)
-            seconds = time.perf_counter() - before
-            taken[name].append((seconds, outcome) if isinstance(outcome, int) else outcome)
+            seconds, processor = time.perf_counter() - before, time.process_time() - processor_before
+            taken[name].append(outcome if isinstance(outcome, Cost) else Cost(seconds, processor, outcome))
     return taken
 
 
-def show_race(title: str, taken: dict[str, list[tuple[float, int]]], rounds: Sequence[Sequence[Atoms]]) -> None:
-    """Time, time per atom and step, and how many times as long as ours; the median round and the extremes."""
+def show_race(title: str, taken: dict[str, list[Cost]], rounds: Sequence[Sequence[Atoms]]) -> None:
+    """Times of the median round, and how many times as much as ours: median, and extremes."""
     (ours, *_) = taken
     n_atoms = statistics.mean(len(atoms) for systems in rounds for atoms in systems)
     rows = []
-    for name, results in taken.items():
-        ratios = sorted(s / own for (s, _), (own, _) in zip(results, taken[ours], strict=True))
-        per_step = [1e6 * s / max(n_steps, 1) / n_atoms for s, n_steps in results]
+    for name, costs in taken.items():
+        ratios = sorted(cost.seconds / own.seconds for cost, own in zip(costs, taken[ours], strict=True))
+        processor = [cost.processor / own.processor for cost, own in zip(costs, taken[ours], strict=True)]
+        per_step = [1e6 * cost.processor / max(cost.n_steps, 1) / n_atoms for cost in costs]
         rows.append(
             [
                 name,
-                f"{statistics.median(s for s, _ in results):.2f}",
+                f"{statistics.median(cost.seconds for cost in costs):.2f}",
+                f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                f"{statistics.median(cost.processor for cost in costs):.2f}",
+                f"{statistics.median(processor):.2f}",
                 f"{statistics.median(per_step):.0f}",
-                f"{statistics.median(ratios):.2f}",
-                f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
             ]
         )
-    columns = ["way", "s, median round", "µs per atom and step", "times ours", "from to"]
+    columns = ["way", "s", "times ours (range)", "processor s", "times ours", "processor µs/atom/step"]
     show(f"{title}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", columns, rows)
 
 
