@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
@@ -124,7 +124,8 @@ def frame_of_atoms(atoms: Atoms, number: int = 0, provenance: Provenance | None 
         energy_ev=float(results.get("energy", np.nan)),
         forces_ev_per_ang=np.array(results.get("forces", np.full((len(atoms), 3), np.nan))),
         stress_ev_per_ang3=np.array(results["stress"]) if "stress" in results else None,
-        provenance=provenance,
+        provenance=provenance or _provenance_in_words(atoms.info),
+        n_degrees=atoms.info.get("n_degrees"),
     )
 
 
@@ -151,6 +152,28 @@ def _read_file(path: Path) -> Sequence[Atoms]:
         return ase.io.read(path, ":", format=format)  # type: ignore[return-value]
     except Exception as error:  # ASE's readers raise whatever a broken file makes them raise
         raise InvalidStructureError(f"{path} cannot be read: {error}", hint="Is it whole?") from error
+
+
+def _provenance_in_words(info: Mapping[str, Any]) -> Provenance | None:
+    """Of a frame of an .extxyz that was exported from a run: what its comment line has room for."""
+    if "equipot" not in info or "model" not in info:
+        return None
+    names = ("model_sha256", "level_of_theory", "dtype", "trajectory_dtype")
+    words = {name: None if info.get(name) is None else str(info[name]) for name in names}
+    seed = info.get("seed")
+    return Provenance(
+        kind=str(info.get("kind", "not given")),
+        model=str(info["model"]),
+        model_sha256=words["model_sha256"],
+        level_of_theory=words["level_of_theory"],
+        dtype=words["dtype"],
+        device=None,
+        equipot=str(info["equipot"]),
+        trajectory_dtype=words["trajectory_dtype"] or "float64",
+        seeds=None if seed is None else int(seed),
+        system_offset=0,
+        params={},
+    )
 
 
 def _provenance(description: Any) -> Provenance | None:

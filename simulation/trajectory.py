@@ -61,7 +61,7 @@ class Frame:
     def tags(self) -> dict[str, Any]:
         """What a frame is called in files."""
         seed = None if self.provenance is None else self.provenance.seed(self.system)
-        known = {"time_fs": self.time_fs, "seed": seed}
+        known = {"time_fs": self.time_fs, "seed": seed, "n_degrees": self.n_degrees}
         return {"system": self.system, "step": self.step} | {k: v for k, v in known.items() if v is not None}
 
     @property

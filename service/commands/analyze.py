@@ -30,7 +30,7 @@ def analyze(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder for figures and tables (default RUN-analysis/).")
     ] = None,
-    thermo: Annotated[bool, typer.Option("--thermo", help="Temperature, pressure, energies, drift over time.")] = False,
+    thermo: Annotated[bool, typer.Option("--thermo", help="Temperature, pressure, energies, drift: all rows.")] = False,
     rdf: Annotated[bool, typer.Option("--rdf", help="Radial distribution functions.")] = False,
     msd: Annotated[bool, typer.Option("--msd", help="Mean-square displacement and diffusion coefficient.")] = False,
     vacf: Annotated[bool, typer.Option("--vacf", help="Velocity autocorrelation.")] = False,

@@ -98,7 +98,24 @@ def test_an_exported_traj_can_be_exported_further(run: Runs, two: Path, tmp_path
         for name in ("position", "velocity", "force"):
             there = f"particles/trajectory/{name}/value"
             assert np.array_equal(again[there][:], direct[there][:])
+        for name in ("temperature", "kinetic_energy"):
+            there = f"observables/{name}/value"
+            assert again[there][:] == pytest.approx(direct[there][:], rel=1e-12)
         assert dict(again["parameters/equipot"].attrs) == dict(direct["parameters/equipot"].attrs)
+
+
+def test_an_exported_extxyz_still_knows_its_weights_when_it_is_exported_further(
+    run: Runs, two: Path, tmp_path: Path
+) -> None:
+    run("export", two, "-o", "all.extxyz")
+    assert run("export", "all.extxyz", "-o", "again.h5md", "--system", "1")[0] == 0
+    run("export", two, "-o", "direct.h5md", "--system", "1")
+    with h5py.File(tmp_path / "again.h5md") as again, h5py.File(tmp_path / "direct.h5md") as direct:
+        attributes, wanted = (dict(file["parameters/equipot"].attrs) for file in (again, direct))
+        assert attributes.pop("provenance") != wanted.pop("provenance")  # the parameters do not fit into a comment
+        assert attributes == wanted
+        there = "particles/trajectory/velocity/value"
+        assert again[there][:] == pytest.approx(direct[there][:], rel=1e-14)
 
 
 @pytest.mark.parametrize(
