@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from equipot.cards import PotentialCard, checked_weights, find_model, read_card
 from equipot.elements import NUMBERS
 from equipot.errors import InvalidParameterError, InvalidWeightsError
+from equipot.models.allocation import keep_memory
 from equipot.models.network import Architecture, Network
 from equipot.models.potential import PassTensors, Potential, TrainingDomain
 
@@ -39,6 +40,7 @@ def load_potential(
     path, card = _card_of(model)
     torch_dtype = _dtype(dtype)
     torch_device = resolve_device(device)
+    keep_memory()
     tensors = _tensors(path, card)
     network = _network(card, tensors, path)
     domain = None

@@ -1,0 +1,36 @@
+"""What a pass needs grows with the number of atoms, slowly enough for ten thousand of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from equipot.models.allocation import keep_memory
+
+#: float64, 28 neighbours; 10,000 atoms then stay below 8 GiB
+MOST_KIB_PER_ATOM = 700
+
+MEASURE = """
+import resource
+from ase.build import bulk
+from equipot import EquipotCalculator
+def peak_kib(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+small = bulk("Si", cubic=True)
+calculator = EquipotCalculator("elements", device="cpu")
+small.calc = calculator
+small.get_forces()
+before = peak_kib()
+large = small.repeat(5)
+large.calc = calculator
+large.get_forces()
+print((peak_kib() - before) / len(large))
+"""
+
+
+def test_the_peak_of_memory_per_atom_stays_where_it_is() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < MOST_KIB_PER_ATOM
+
+
+def test_memory_can_be_kept_on_linux() -> None:
+    assert keep_memory() == sys.platform.startswith("linux")
