@@ -30,6 +30,8 @@ MAX_KINDS_ON_CARD = 60
 def export(trainer: Trainer, yaml_text: str, *, plots: bool = True) -> PotentialCard:
     """Judge the averaged weights on validation and test sets; write potential and report into the folder."""
     config, data = trainer.config, trainer.data
+    n_frames = len(trainer.valid) + sum(len(frames) for frames in data.tests.values())
+    trainer.progress.say(f"Judging the potential on {n_frames} frames.")
     comparisons = {VALIDATION: trainer.judge(trainer.valid)}
     for name, frames in data.tests.items():
         comparisons[name] = trainer.judge(FrameStore(frames, config.network.cutoff_ang, data.reference_ev))

@@ -271,6 +271,7 @@ class Trainer:
                 **{name: value for name, value in summary.items() if name != "n_frames"},
             }
         )
+        self.progress.mark(position.step)
         self.progress.say(
             f"step {position.step}/{self.config.optimiser.n_steps}  {position.seconds:.0f} s  "
             f"{meter.atoms_per_s(position):.0f} atoms/s  validation MAE "

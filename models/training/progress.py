@@ -24,8 +24,7 @@ class TrainingProgress:
         self._bar: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 TaskProgressColumn(),
                 TextColumn("{task.fields[numbers]}"),
                 TimeElapsedColumn(),
@@ -59,6 +58,11 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step, numbers=numbers)
         else:
             self._console.print(Text(numbers), soft_wrap=True)
+
+    def mark(self, step: int) -> None:
+        """Move the bar to a step."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
 
     def say(self, text: str, style: str = "") -> None:
         """A line that stays."""
