@@ -23,7 +23,8 @@ def project(repository: Path) -> dict[str, object]:
 def test_the_version_is_the_same_everywhere(project: dict[str, object], repository: Path) -> None:
     changelog = re.findall(r"^## (\S+)", (repository / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
-    assert project["version"] == equipot.__version__ == changelog[0] == citation["version"]
+    released = next(version for version in changelog if version != "Unreleased")
+    assert project["version"] == equipot.__version__ == released == citation["version"]
 
 
 def test_the_constraints_pin_every_dependency_to_something_the_project_allows(
