@@ -62,7 +62,8 @@ def copies_among(files: Sequence[DataFile]) -> list[Problem]:
 
 def unit_doubts(files: Sequence[DataFile], reference_ev: Mapping[int, float] | None = None) -> list[str]:
     """What speaks against the units of each file (plausibility.py)."""
-    return [f"{data.path}: {doubt}." for data in files for doubt in doubts_about(data.frames, reference_ev)]
+    doubts = [(data.path, doubt) for data in files for doubt in doubts_about(data.frames, reference_ev)]
+    return [f"{path}: {doubt}" + ("" if doubt.endswith("?") else ".") for path, doubt in doubts]
 
 
 def check_units(files: Sequence[DataFile], reference_ev: Mapping[int, float] | None) -> None:

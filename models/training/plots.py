@@ -51,7 +51,7 @@ def parity_png(title: str, comparison: Comparison) -> bytes:
         low, high = float(shown.min()), float(shown.max())
         axis.plot([low, high], [low, high], color="black", linewidth=0.8)
         axis.plot(shown[:, 0], shown[:, 1], ".", markersize=2.5, color=colour, rasterized=True)
-        axis.set_title(f"RMSE {np.sqrt(((both[:, 1] - both[:, 0]) ** 2).mean()):.3g}", fontsize=9)
+        axis.set_title(f"RMSE {np.sqrt(((both[:, 1] - both[:, 0]) ** 2).mean()):.3g} {what.split(', ')[1]}", fontsize=9)
         axis.set_xlabel(f"label: {what}")
         axis.set_ylabel("prediction")
     figure.suptitle(title)
@@ -67,7 +67,7 @@ def _figure(n_panels: int, height: float, stacked: bool = False) -> tuple[Any, A
     figure = Figure(figsize=(width, height), dpi=130)
     FigureCanvasAgg(figure)
     figure.subplots_adjust(
-        left=0.7 / width, right=1 - 0.2 / width, bottom=0.55 / height, top=1 - 0.7 / height, wspace=0.35
+        left=0.95 / width, right=1 - 0.2 / width, bottom=0.55 / height, top=1 - 0.7 / height, wspace=0.35
     )
     if stacked:
         return figure, figure.subplots(n_panels, 1, sharex=True, height_ratios=[3] + [1] * (n_panels - 1))
