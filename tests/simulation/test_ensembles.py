@@ -233,10 +233,10 @@ def test_argon_at_two_temperatures_has_the_right_kinetic_and_potential_energies(
         assert p_kinetic > LEAST_P
         assert p_of_kinetic_energy(kinetic, n_degrees + 3, temperature_k) < PLANTED_P
         assert p_of_kinetic_energy(kinetic, n_degrees - 3, temperature_k) < PLANTED_P
-        found.append(decorrelated(columns["energy_ev"]))
+        found.append(columns["energy_ev"])
     expected = 1.0 / (KB_EV_PER_K * temperatures[0]) - 1.0 / (KB_EV_PER_K * temperatures[1])
     p_slope = p_of_slope(found[0], found[1], expected)
-    record_property(f"p of the slope ({found[0].size} and {found[1].size} samples)", p_slope)
+    record_property("p of the slope", p_slope)
     assert p_slope > LEAST_P
     assert p_of_slope(found[0], found[1], 2.0 * expected) < PLANTED_P
 
@@ -246,6 +246,7 @@ def test_argon_at_two_temperatures_has_the_right_kinetic_and_potential_energies(
 def test_a_molecule_has_its_kinetic_energy_at_a_step_and_at_half_of_it(
     thermostat: str, n_degrees: int, record_property: Any
 ) -> None:
+    """Only the mean under a chain: it never mixes what is so nearly harmonic."""
     structure, forces = methane()
     longest_fs = 0.1 / largest_frequency_per_fs(structure, forces)
     for timestep_fs in (longest_fs, 0.5 * longest_fs):
@@ -253,7 +254,10 @@ def test_a_molecule_has_its_kinetic_energy_at_a_step_and_at_half_of_it(
         motion = motion_of(structure, md_params(structure, timestep_fs=timestep_fs, **given))
         n_steps = round(15_000 / timestep_fs)
         kinetic = rows(forces, motion, n_steps, every=round(50 / timestep_fs), skip=5000)["kinetic_ev"]
-        p_value = p_of_kinetic_energy(kinetic, n_degrees, 300.0)
+        if thermostat == "nose_hoover":
+            p_value = p_of_mean(2.0 * kinetic / (KB_EV_PER_K * 300.0), n_degrees)
+        else:
+            p_value = p_of_kinetic_energy(kinetic, n_degrees, 300.0)
         record_property(f"p at {timestep_fs:.3f} fs", p_value)
         assert p_value > LEAST_P
         assert p_of_kinetic_energy(kinetic, n_degrees + 3, 300.0) < PLANTED_P
