@@ -32,14 +32,17 @@ class UnlockedRunner:
         create = self._library.AOTInductorModelContainerCreateWithDevice
         _check(create(ctypes.byref(container), _SIZE(n_runners), b"cpu", None))
         self._container = container
-        n_outputs = _SIZE()
+        n_inputs, n_outputs = _SIZE(), _SIZE()
+        _check(self._library.AOTInductorModelContainerGetNumInputs(container, ctypes.byref(n_inputs)))
         _check(self._library.AOTInductorModelContainerGetNumOutputs(container, ctypes.byref(n_outputs)))
-        self._n_outputs = n_outputs.value
+        self._n_inputs, self._n_outputs = n_inputs.value, n_outputs.value
         self._run = self._library.AOTInductorModelContainerRun
         self._run.argtypes = [_POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]
 
     def boxed_run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs for these inputs. Raises RuntimeError."""
+        """The outputs for these inputs. Raises RuntimeError, or ValueError for a wrong number of inputs."""
+        if len(inputs) != self._n_inputs:
+            raise ValueError(f"the compiled code takes {self._n_inputs} inputs, not {len(inputs)}")
         handles = _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))  # the code below frees them
         given = (_POINTER * len(handles))(*[_pointer(handle, None) for handle in handles])
         made = (_POINTER * self._n_outputs)()
