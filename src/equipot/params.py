@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equipot.errors import Culprit, InvalidParameterError
@@ -187,7 +187,16 @@ class MTKBarostat(Params):
         return self
 
 
-Thermostat = Annotated[LangevinThermostat | NoseHooverThermostat | BussiThermostat, Field(discriminator="type")]
+def _with_type(thermostat: Any) -> Any:
+    """What does not say its type is a Langevin thermostat."""
+    return {"type": "langevin", **thermostat} if isinstance(thermostat, Mapping) else thermostat
+
+
+Thermostat = Annotated[
+    LangevinThermostat | NoseHooverThermostat | BussiThermostat,
+    Field(discriminator="type"),
+    BeforeValidator(_with_type),
+]
 
 
 class MDParams(Params):
