@@ -9,6 +9,7 @@ from equipot.models.loading import load_potential
 from equipot.params import Device, Dtype
 from equipot.simulation.native import NativeProvider
 from equipot.simulation.providers import ForceProvider
+from equipot.simulation.threads import torch_threads
 
 log = structlog.get_logger()
 
@@ -16,9 +17,10 @@ log = structlog.get_logger()
 class Engines:
     """Loads a potential when it is first asked for and keeps it as long as the process lives."""
 
-    def __init__(self, n_threads: int | None = None) -> None:
-        """n_threads: see NativeProvider."""
+    def __init__(self, n_threads: int | None = None, compile: bool = False) -> None:
+        """n_threads: see NativeProvider; compile: see load_potential, on CPUs only."""
         self._n_threads = n_threads
+        self._compile = compile
         self._providers: dict[tuple[str, str, str], ForceProvider] = {}
         self._names: list[str] = []
 
@@ -35,7 +37,8 @@ class Engines:
         """
         if sha256 is not None and (sha256, dtype, device) in self._providers:
             return self._providers[sha256, dtype, device]
-        potential = load_potential(model, device, dtype)
+        with torch_threads(1):  # compiled code has the number of threads built in
+            potential = load_potential(model, device, dtype, compile=self._compile and device != "cuda")
         if sha256 not in (None, potential.sha256):
             raise NotResumableError(
                 f"The weights of {model!r} on this worker are not those the job was submitted with "

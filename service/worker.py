@@ -178,7 +178,7 @@ def main(settings: Settings | None = None) -> int:
         torch.set_num_threads(settings.threads_per_worker)
     device = _device(settings)
     store = JobStore(connect(url, patience_s=settings.redis_patience_s), settings.data_dir, settings)
-    claims, engines = Claims(store, worker_id, device), Engines()
+    claims, engines = Claims(store, worker_id, device), Engines(compile=settings.compile)
     bench = _bench = Workbench(store, claims, engines, settings)
     Reconciler(store).take_from(worker_id)  # of an earlier process with the same number on a machine of the same name
     about: dict[str, Any] = {
