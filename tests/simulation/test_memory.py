@@ -302,7 +302,7 @@ def test_the_memory_of_this_machine_can_be_told() -> None:
         held = np.ones(20_000_000)
         del held
     if peak.n_bytes is not None:
-        assert 1.4e8 < peak.n_bytes < 4e8
+        assert 1e8 < peak.n_bytes < 4e8, "160 MB, less what was free inside the process"
 
 
 def resident_bytes() -> int:
