@@ -1,0 +1,165 @@
+"""The compiled pass says what the eager one says, and is not used where it cannot be trusted."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config
+
+from equipot.calculator.ase import EquipotCalculator
+from equipot.calculator.convert import to_atoms
+from equipot.models import compiled
+from equipot.models.compiled import CompilationWarning, CompiledPass, compiled_pass, largest_deviation
+from equipot.models.loading import load_potential
+from equipot.models.potential import Potential
+from equipot.structure import Structure
+from tests.models.conftest import ethanol, graph_of, slab, triclinic_crystal
+
+EAGER_EV_PER_ANG = 1e-9  # the promise for float64, relative to max(1, largest)
+
+
+pytestmark = pytest.mark.timeout(1200)  # compiling takes a minute on a quiet machine
+
+COMPILE = "from equipot import load_potential; print(load_potential('tiny', device='cpu', compile=True).execution)"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache filled by another process."""
+    folder = tmp_path_factory.mktemp("cache")
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, compiled.CACHE_VARIABLE: str(folder), "OMP_NUM_THREADS": threads}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "compiled", done.stderr
+    assert "compiling tiny-1" in done.stderr
+    return folder
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    with torch._inductor.config.patch({"cpp.cxx": ("/nowhere/c++",)}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def fast(cache: Path) -> Potential:
+    """The test potential as the other process compiled it: there is no compiler in this one."""
+    with pytest.MonkeyPatch.context() as environment, no_compiler():
+        environment.setenv(compiled.CACHE_VARIABLE, str(cache))
+        return load_potential("tiny", device="cpu", compile=True)
+
+
+@pytest.fixture
+def copied_cache(fast: Potential, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of one's own with the compiled potential in it, and no compiler to make another."""
+    shutil.copytree(cache, tmp_path / "cache")
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    with no_compiler():
+        yield tmp_path / "cache" / "equipot" / "compiled"
+
+
+def lone_atom() -> Structure:
+    return Structure(np.array([6]), np.zeros((1, 3)))
+
+
+def dimer() -> Structure:
+    return Structure(np.array([6, 8]), np.array([[0.0, 0.0, 0.0], [0.1, 0.2, 1.2]]))
+
+
+def supercell() -> Structure:
+    """A crystal of more atoms and more neighbours than the traced example has."""
+    cell = triclinic_crystal()
+    assert cell.cell_ang is not None
+    copies = np.stack(np.meshgrid(*[np.arange(3.0)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) @ cell.cell_ang
+    positions = (cell.positions_ang[None] + copies[:, None]).reshape(-1, 3)
+    return replace(cell, numbers=np.tile(cell.numbers, 27), positions_ang=positions, cell_ang=3 * cell.cell_ang)
+
+
+@pytest.mark.parametrize("make", [lone_atom, dimer, ethanol, triclinic_crystal, slab, supercell])
+def test_any_number_of_atoms_gets_the_eager_numbers(
+    make: Callable[[], Structure], fast: Potential, tiny: Potential
+) -> None:
+    graph = graph_of(make(), tiny.cutoff_ang)
+    got, expected = fast.evaluate(graph), tiny.evaluate(graph)
+    scale = max(1.0, np.abs(expected.forces_ev_per_ang).max())
+    assert fast.execution == "compiled"
+    assert got.energy_ev == pytest.approx(expected.energy_ev, rel=1e-12)
+    assert np.abs(got.forces_ev_per_ang - expected.forces_ev_per_ang).max() <= EAGER_EV_PER_ANG * scale
+    assert np.abs(got.virial_ev - expected.virial_ev).max() <= EAGER_EV_PER_ANG * max(
+        1.0, np.abs(expected.virial_ev).max()
+    )
+    assert got.domain_distance == pytest.approx(expected.domain_distance, rel=1e-9)
+
+
+def test_what_ran_before_leaves_no_trace_in_the_bits(fast: Potential) -> None:
+    graphs = [graph_of(make(), fast.cutoff_ang) for make in (ethanol, supercell, slab)]
+    alone = [fast.evaluate(graph) for graph in graphs]
+    for index in (2, 0, 1, 1, 2, 0):
+        again = fast.evaluate(graphs[index])
+        assert again.energy_ev == alone[index].energy_ev
+        assert np.array_equal(again.forces_ev_per_ang, alone[index].forces_ev_per_ang)
+        assert np.array_equal(again.virial_ev, alone[index].virial_ev)
+
+
+def test_without_a_compiler_the_potential_runs_eagerly_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path))
+    with no_compiler(), pytest.warns(CompilationWarning, match="runs eagerly"):
+        potential = load_potential("tiny", device="cpu", compile=True)
+    assert potential.execution == "eager"
+    assert np.isfinite(potential.evaluate(graph_of(ethanol(), potential.cutoff_ang)).energy_ev)
+
+
+def test_a_damaged_package_is_not_loaded_but_made_anew(
+    fast: Potential, cache: Path, copied_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package,) = copied_cache.glob("*.pt2")
+    whole = package.read_bytes()
+    package.write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(CompilationWarning):  # there is no compiler to make it anew
+        assert load_potential("tiny", device="cpu", compile=True).execution == "eager"
+
+    def compile_again(network: torch.nn.Module, package: Path, dtype: torch.dtype) -> None:
+        package.write_bytes(whole)
+
+    monkeypatch.setattr(compiled, "_compile", compile_again)
+    assert load_potential("tiny", device="cpu", compile=True).execution == "compiled"
+
+
+def test_code_that_computes_something_else_is_refused(fast: Potential, tiny: Potential, copied_cache: Path) -> None:
+    (package,) = copied_cache.glob("*.pt2")
+    assert largest_deviation(CompiledPass(package), tiny.network) < 1e-12
+    other = copy.deepcopy(tiny.network)
+    other.hidden_readout.mul_(1.0 + 1e-6)
+    wrong = copied_cache / f"{compiled._key(other, 'other', torch.float64)}.pt2"
+    for suffix in (".pt2", ".sha256"):
+        shutil.copy(package.with_suffix(suffix), wrong.with_suffix(suffix))
+    with pytest.warns(CompilationWarning, match="differs by"):
+        assert compiled_pass(other, "other", "other", torch.float64) is None
+    assert not wrong.exists()
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(fast: Potential, copied_cache: Path) -> None:
+    copied_cache.chmod(0o777)
+    with pytest.warns(CompilationWarning, match="written by others"):
+        assert load_potential("tiny", device="cpu", compile=True).execution == "eager"
+
+
+def test_the_calculator_compiles_on_request(tiny: Potential, copied_cache: Path) -> None:
+    atoms = to_atoms(ethanol())
+    atoms.calc = EquipotCalculator("tiny", device="cpu", compile=True)
+    expected = tiny.evaluate(graph_of(ethanol(), tiny.cutoff_ang)).forces_ev_per_ang
+    assert atoms.calc.potential.execution == "compiled"
+    assert np.abs(atoms.get_forces() - expected).max() < EAGER_EV_PER_ANG
