@@ -190,6 +190,7 @@ def as_equipot_error(error: Exception) -> EquipotError:
 
 
 def numpy_pins() -> dict[str, Any]:
-    """What decides the last bit of a numpy result."""
+    """What decides the last bit of a result of numpy, and of those that moving cells and symmetry stand on."""
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    return {"machine": platform.machine(), "simd": sorted(simd.get("found", [])), "numpy": np.__version__}
+    versions = {name: version(name) for name in ("numpy", "scipy", "spglib")}
+    return {"machine": platform.machine(), "simd": sorted(simd.get("found", [])), **versions}

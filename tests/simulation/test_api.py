@@ -164,7 +164,8 @@ def test_the_structure_returned_gives_the_same_verdict_in_another_process() -> N
             {"n_steps": 0, "velocities": "given"},
         ),
     ]
-    cases, expected = [], []
+    cases: list[dict[str, Any]] = []
+    expected: list[list[Any]] = []
     for kind, params, again in given:
         (result,) = (relax if kind == "relax" else run_md)(water(), "tiny", device="cpu", **params)
         assert result.atoms is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from equipot.simulation.native import NativeProvider
 from equipot.simulation.providers import Evaluation, ForceProvider
 from equipot.simulation.verdicts import Outcome, Verdict
 from equipot.structure import Structure
+
+Result = TypeVar("Result")
+
 
 KINDS = ("relax", "nve", "nvt")
 
@@ -221,7 +224,7 @@ def test_an_error_in_the_arithmetic_of_one_system_ends_that_system_only(
         def verdict(self, state: State) -> Verdict | None:
             return self.stumble("verdict", state.step - 1, super().verdict(state))
 
-        def stumble(self, where: str, step: int, result: Any) -> Any:
+        def stumble(self, where: str, step: int, result: Result) -> Result:
             if where == culprit and step == 3:
                 raise error("stumbled")
             return result

@@ -22,7 +22,6 @@ from equipot.errors import (
 )
 from equipot.params import MDParams, RelaxParams, SinglepointParams
 from equipot.simulation.checkpoint import NEWEST, PREVIOUS, load_checkpoint, read_header
-from equipot.simulation.providers import Evaluation
 from equipot.simulation.run import Progress, Run
 from equipot.simulation.trajectory import frame_index, read_frames, read_request, read_results, read_thermo
 from equipot.structure import Structure
@@ -431,23 +430,3 @@ def test_reading_a_run_needs_no_torch() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "False"]
-
-
-def test_a_step_of_21_atoms_costs_less_than_a_third_of_a_millisecond_beyond_its_forces(
-    forces: Any, tmp_path: Path
-) -> None:
-    """Processor time with files, thermo table and frames; forces that are there already cost nothing."""
-
-    class Free(forces.NumpyForces):  # type: ignore[misc]
-        def forces(self, system: Any) -> Evaluation:
-            return Evaluation(0.0, np.zeros((21, 3)))
-
-    params = md(n_steps=10_000, save_every=100, thermo_every=10)
-    structures = [forces.argon_cluster(21)]
-    best = np.inf
-    with start(tmp_path / "r", forces, params, structures=structures, provider=Free("free")) as run:
-        for _ in range(6):
-            before = time.process_time()
-            run.advance(steps=300)
-            best = min(best, (time.process_time() - before) / 300)
-    assert best < 0.3e-3, f"{1e3 * best:.2f} ms"

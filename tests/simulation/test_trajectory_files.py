@@ -188,23 +188,6 @@ def test_reading_one_frame_reads_no_other(made: Any) -> None:
     assert max(costs.values()) - min(costs.values()) < 200, costs  # more digits in a record, more in /proc/self/io
 
 
-def test_a_frame_of_a_hundred_thousand_is_found_as_fast_as_one_of_a_hundred(made: Any) -> None:
-    """Medians of interleaved reads, through the index alone: the records are made to share one place."""
-    runs = {n: made(100) for n in (100, 100_000)}
-    long = runs[100_000]
-    entry = np.fromfile(long / "segments" / "0001.index", INDEX)
-    np.tile(entry, 1000).tofile(long / "segments" / "0001.index")
-    save_checkpoint(long, {"segments": [{"name": "0001", "n_frames": 100_000}], "thermo_bytes": 0}, {})
-    frames = {n: RunFrames(path) for n, path in runs.items()}
-    times: dict[int, list[float]] = {100: [], 100_000: []}
-    for i in range(200):
-        for n, opened in frames.items():
-            begun = time.perf_counter()
-            opened[(7919 * i) % n]
-            times[n].append(time.perf_counter() - begun)
-    assert np.median(times[100_000]) < 3 * np.median(times[100])
-
-
 def test_another_process_reads_a_run_while_it_grows_and_after_it_was_killed(tmp_path: Path) -> None:
     """Whatever was read at any moment is the beginning of what is read later."""
     directory = tmp_path / "run"
