@@ -30,8 +30,6 @@ from equipot.service.commands.output import Output
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
 COMMANDS = "singlepoint relax md resume export analyze models serve api worker train evaluate doctor".split()
-    "singlepoint relax md resume export analyze models serve api worker train evaluate export analyze doctor".split()
-)
 JOBS_COMMANDS = "ls show tail get cancel resume rm".split()
 ALL_COMMANDS = [[], *([name] for name in COMMANDS), ["jobs"], *(["jobs", name] for name in JOBS_COMMANDS)]
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
