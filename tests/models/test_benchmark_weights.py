@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.io import read
 
 from equipot import EquipotCalculator
@@ -27,6 +28,7 @@ def test_weights_of_a_benchmark_fit_their_card_and_are_small(path: Path) -> None
 @pytest.mark.parametrize(("index", "test_set"), [(0, "300 K"), (1, "600 K")])
 def test_a_frame_of_a_test_set_is_predicted_as_well_as_the_card_says(path: Path, index: int, test_set: str) -> None:
     reference = read(FRAMES / "acac.extxyz", index=index)
+    assert isinstance(reference, Atoms)
     (stated,) = (error for error in read_card(path).test_errors if error.test_set == test_set)
     atoms = reference.copy()
     atoms.calc = EquipotCalculator(str(path))
