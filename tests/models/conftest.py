@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,19 @@ from equipot.models.potential import Potential, Prediction
 from equipot.structure import Structure
 
 Predict = Callable[[Structure], Prediction]
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips where nothing can be compiled, as on a newcomer's machine without g++."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        pytest.skip(f"there is no C++ compiler: {error}")
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        pytest.skip("Python's headers, which compiling needs, are not installed")
 
 
 def small_network(seed: int = 0, **changes: Any) -> Network:

@@ -35,7 +35,7 @@ COMPILE = "from equipot import load_potential; print(load_potential('tiny', devi
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache filled by another process."""
     folder = tmp_path_factory.mktemp("cache")
     threads = str(torch.get_num_threads())

@@ -26,7 +26,7 @@ class Powers(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     size = torch.export.Dim("size", min=2)
     shapes = ({0: size, 1: size}, {0: size})
