@@ -225,9 +225,9 @@ def frames(n):
         a, b, c = rng.normal(size=(3, 2000, 3))
         yield Frame(0, k, float(k), Structure(numbers, a, cell, (True,) * 3, b), c, 0.0, c, np.zeros(6))
 
-export(frames(100), sys.argv[1], Path(sys.argv[2]))
+export(frames(200), sys.argv[1], Path(sys.argv[2]))
 before = peak_kib()
-export(frames(400), sys.argv[1], Path(sys.argv[2]))
+export(frames(500), sys.argv[1], Path(sys.argv[2]))
 print(peak_kib() - before)
 """
 
