@@ -15,6 +15,7 @@ from equipot.params import Device
 from equipot.service.desk import Desk
 from equipot.service.engines import Engines
 from equipot.simulation.providers import Evaluation, System
+from equipot.simulation.reports import listed
 from equipot.structure import structure_from_json
 
 log = structlog.get_logger()
@@ -105,17 +106,12 @@ def _item(evaluation: Evaluation) -> dict[str, Any]:
         return {"error": EquipotError("Energy or forces are not finite.").as_problem()}
     return {
         "energy_ev": evaluation.energy_ev,
-        "energies_ev": _listed(evaluation.energies_ev),
-        "forces_ev_per_ang": _listed(evaluation.forces_ev_per_ang),
-        "stress_ev_per_ang3": _listed(evaluation.stress_ev_per_ang3),
+        "energies_ev": listed(evaluation.energies_ev),
+        "forces_ev_per_ang": listed(evaluation.forces_ev_per_ang),
+        "stress_ev_per_ang3": listed(evaluation.stress_ev_per_ang3),
         "domain_distance": _finite(evaluation.domain_distance),
         "error": None,
     }
-
-
-def _listed(array: np.ndarray | None) -> Any:
-    """Nested lists for JSON; None for what is missing or not finite."""
-    return None if array is None or not np.isfinite(array).all() else array.tolist()
 
 
 def _finite(value: float | None) -> float | None:

@@ -17,6 +17,7 @@ import numpy as np
 from equipot import __version__
 from equipot.errors import InvalidParameterError
 from equipot.simulation.trajectory import Frame, standard_or_own_masses_u
+from equipot.simulation.voigt import symmetric_matrix
 from equipot.units import AVOGADRO_PER_MOL, ELEMENTARY_CHARGE_C, GPA_PER_EV_PER_ANG3
 
 if TYPE_CHECKING:
@@ -132,17 +133,11 @@ def _values(frame: Frame) -> dict[str, np.ndarray]:
         "temperature": frame.temperature_k,
         "volume": structure.volume_ang3,
         "pressure": frame.pressure_gpa,
-        "stress": None if stress is None else _tensor(stress) * GPA_PER_EV_PER_ANG3,
+        "stress": None if stress is None else symmetric_matrix(stress) * GPA_PER_EV_PER_ANG3,
     }
     found = {f"{GROUP}/{name}": value for name, value in particles.items()}
     found |= {f"observables/{name}": value for name, value in observables.items()}
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
-
-
-def _tensor(voigt: np.ndarray) -> np.ndarray:
-    """(3, 3) of xx, yy, zz, yz, xz, xy."""
-    xx, yy, zz, yz, xz, xy = voigt
-    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
 
 
 def _unit(name: str) -> str:

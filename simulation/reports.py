@@ -47,9 +47,9 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         n_steps=state.step,
         time_fs=motion.time_fs(state),
         energy_ev=evaluation.energy_ev if evaluation else None,
-        energies_ev=_listed(evaluation.energies_ev) if evaluation else None,
-        forces_ev_per_ang=_listed(evaluation.forces_ev_per_ang) if evaluation else None,
-        stress_ev_per_ang3=_listed(evaluation.stress_ev_per_ang3) if evaluation else None,
+        energies_ev=listed(evaluation.energies_ev) if evaluation else None,
+        forces_ev_per_ang=listed(evaluation.forces_ev_per_ang) if evaluation else None,
+        stress_ev_per_ang3=listed(evaluation.stress_ev_per_ang3) if evaluation else None,
         fmax_ev_per_ang=finite(motion.fmax_ev_per_ang(state)) if has else None,
         temperature_k=finite(motion.temperature_k(state)),
         volume_ang3=finite(observed.get("volume_ang3")),
@@ -128,6 +128,6 @@ def _resume_warnings(differences: Sequence[str]) -> list[str]:
     return [f"Resumed under other conditions ({'; '.join(differences)}): last digits may differ from one single run."]
 
 
-def _listed(array: np.ndarray | None) -> Any:
+def listed(array: np.ndarray | None) -> Any:
     """Nested lists for JSON; None for what is missing or not finite."""
     return None if array is None or not np.isfinite(array).all() else array.tolist()

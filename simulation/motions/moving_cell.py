@@ -18,6 +18,7 @@ from equipot.params import RelaxParams
 from equipot.simulation.motions.base import Bodies, State, dot
 from equipot.simulation.motions.coordinates import Coordinates, times
 from equipot.simulation.motions.symmetry import Symmetry
+from equipot.simulation.voigt import symmetric_matrix
 from equipot.structure import Structure
 from equipot.units import GPA_PER_EV_PER_ANG3
 
@@ -100,8 +101,7 @@ class AtomsAndCell(Coordinates):
         """-d(E + p V)/dstrain, (3, 3), eV."""
         assert state.evaluation is not None
         assert state.evaluation.stress_ev_per_ang3 is not None, "the verdict ends a system without stress"
-        xx, yy, zz, yz, xz, xy = state.evaluation.stress_ev_per_ang3
-        stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        stress = symmetric_matrix(state.evaluation.stress_ev_per_ang3)
         virial: np.ndarray = -self._volume_ang3(state) * (stress + self._pressure_ev_per_ang3 * ONE)
         return virial
 
@@ -162,8 +162,7 @@ def allowed_strains(params: RelaxParams, symmetry: Symmetry | None) -> Callable[
     if params.hydrostatic:
         return lambda strain: ONE * (np.trace(strain) / 3.0)
     if params.cell_mask is not None:
-        xx, yy, zz, yz, xz, xy = params.cell_mask
-        mask = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], dtype=np.float64)
+        mask = symmetric_matrix(params.cell_mask).astype(np.float64)
         projections.append(lambda strain: strain * mask)
     if symmetry is not None:
         projections.append(symmetry.of_strain)

@@ -18,6 +18,7 @@ import numpy as np
 
 from equipot.simulation.motions.base import dot
 from equipot.simulation.motions.noise import Stream, normals
+from equipot.simulation.voigt import symmetric_matrix
 from equipot.units import EV_PER_U_ANG2_PER_FS2
 
 
@@ -135,9 +136,7 @@ class FlexibleStrain:
         momenta = masses_u * velocities
         columns = [(momenta * velocities[:, j : j + 1]).sum(axis=0) for j in range(3)]
         motion = EV_PER_U_ANG2_PER_FS2 * np.stack(columns, axis=1)
-        xx, yy, zz, yz, xz, xy = virial_ev
-        virial = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        pull = motion - virial + (self._share * np.trace(motion) - pressure_ev) * np.eye(3)
+        pull = motion - symmetric_matrix(virial_ev) + (self._share * np.trace(motion) - pressure_ev) * np.eye(3)
         return np.asarray(rate + time_fs * 0.5 * (pull + pull.T) / self._mass)
 
     def flow(self, rate: np.ndarray) -> Flow:
@@ -146,7 +145,7 @@ class FlexibleStrain:
     def thermal_rate(self, kt_ev: float, seed: int, step: int) -> np.ndarray:
         (xx, yy, zz), (yz, xz, xy) = normals(seed, Stream.BAROSTAT, step, 2)
         yz, xz, xy = yz * sqrt(0.5), xz * sqrt(0.5), xy * sqrt(0.5)  # each is there twice
-        return np.asarray(sqrt(kt_ev / self._mass) * np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
+        return np.asarray(sqrt(kt_ev / self._mass) * symmetric_matrix((xx, yy, zz, yz, xz, xy)))
 
 
 @dataclass(frozen=True)
