@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from equipot.cards import find_model
 from equipot.params import PARAMS_OF_KIND, MDParams
+from equipot.service import cli
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import JobRecord
 from equipot.service.redis_server import RedisServer, connect
@@ -124,6 +125,31 @@ class ServiceUnderTest:
             **fields,
         )
         return record
+
+
+class Said(NamedTuple):
+    """What a command said and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Said]:
+    """Run the command line in tmp_path without a process of its own, for the many cases that only differ in words."""
+
+    def run(*arguments: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["equipot", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(tmp_path)
+        status = cli._run()
+        text = capsys.readouterr()
+        return Said(status, text.out, text.err)
+
+    return run
 
 
 def ethanol() -> Structure:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from ase.io import read, write
 from equipot import EquipotCalculator, __version__
 from equipot.errors import InvalidParameterError
 from equipot.params import PARAMS_OF_KIND
-from equipot.service import cli
 from equipot.service.commands.compute import index_of
 from equipot.service.commands.options import params_of
 from equipot.service.commands.output import Output
+from tests.service.conftest import Said
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
 COMMANDS = "singlepoint relax md resume export analyze models serve api worker train evaluate doctor".split()
@@ -45,32 +44,6 @@ def equipot(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess
     done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the command said and how it ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Said]:
-    """The same without a process of its own, for the many cases that only differ in what is said."""
-
-    def run(*arguments: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["equipot", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.chdir(tmp_path)
-        status = cli._run()
-        text = capsys.readouterr()
-        return Said(status, text.out, text.err)
-
-    return run
 
 
 def frames(path: Path) -> list[Atoms]:

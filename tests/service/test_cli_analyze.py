@@ -14,25 +14,8 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from equipot import run_md
-from equipot.service import cli
 from equipot.simulation.analysis import radial_distribution, time_series
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Exit status, stdout and stderr of the command."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["equipot", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.chdir(tmp_path)
-        status = cli._run()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+from tests.service.conftest import Said
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +37,10 @@ def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_all_that_can_be_computed_of_a_crystal_is_written(run: Command, copper: Path, tmp_path: Path) -> None:
-    status, out, _ = run("analyze", copper)
+def test_all_that_can_be_computed_of_a_crystal_is_written(
+    in_process: Callable[..., Said], copper: Path, tmp_path: Path
+) -> None:
+    status, out, _ = in_process("analyze", copper)
     assert status == 0
     names = ("timeseries", "rdf", "msd", "vacf", "vdos", "adp")
     wanted = {f"{name}.{ending}" for name in names for ending in ("png", "csv", "json")} | {"adp.cif"}
@@ -71,10 +56,10 @@ def test_all_that_can_be_computed_of_a_crystal_is_written(run: Command, copper: 
 
 
 def test_what_is_named_is_what_is_written_with_the_numbers_of_python(
-    run: Command, copper: Path, tmp_path: Path
+    in_process: Callable[..., Said], copper: Path, tmp_path: Path
 ) -> None:
     words = ["--rdf", "--thermo", "--start", "20", "--bin-ang", "0.1", "--r-max-ang", "3.4", "-o", "some"]
-    status, out, _ = run("analyze", copper, *words, "--json")
+    status, out, _ = in_process("analyze", copper, *words, "--json")
     assert status == 0
     document = json.loads(out)
     assert set(document["results"]) == {"timeseries", "rdf"}
@@ -90,9 +75,9 @@ def test_what_is_named_is_what_is_written_with_the_numbers_of_python(
 
 
 def test_of_a_molecule_what_needs_a_crystal_is_left_out_with_the_reason(
-    run: Command, molecules: Path, tmp_path: Path
+    in_process: Callable[..., Said], molecules: Path, tmp_path: Path
 ) -> None:
-    status, out, err = run("analyze", molecules, "--system", "1", "-o", "methane")
+    status, out, err = in_process("analyze", molecules, "--system", "1", "-o", "methane")
     assert status == 0
     assert not (tmp_path / "methane" / "rdf.csv").exists()
     assert "rdf: A radial distribution needs" in err
@@ -106,24 +91,28 @@ def test_of_a_molecule_what_needs_a_crystal_is_left_out_with_the_reason(
         ]
 
 
-def test_what_is_named_and_cannot_be_computed_is_an_error(run: Command, molecules: Path, tmp_path: Path) -> None:
-    status, _, err = run("analyze", molecules, "--system", "0", "--rdf", "-o", "none")
+def test_what_is_named_and_cannot_be_computed_is_an_error(
+    in_process: Callable[..., Said], molecules: Path, tmp_path: Path
+) -> None:
+    status, _, err = in_process("analyze", molecules, "--system", "0", "--rdf", "-o", "none")
     assert status == 2
     assert "periodic in all three directions" in err
     assert not (tmp_path / "none").exists()
 
 
-def test_several_systems_ask_which(run: Command, molecules: Path) -> None:
-    status, _, err = run("analyze", molecules)
+def test_several_systems_ask_which(in_process: Callable[..., Said], molecules: Path) -> None:
+    status, _, err = in_process("analyze", molecules)
     assert status == 2
     assert "There are 2 systems" in err
 
 
-def test_a_trajectory_file_is_analysed_like_its_run(run: Command, copper: Path, tmp_path: Path) -> None:
-    run("export", copper, "-o", "copper.traj")
+def test_a_trajectory_file_is_analysed_like_its_run(
+    in_process: Callable[..., Said], copper: Path, tmp_path: Path
+) -> None:
+    in_process("export", copper, "-o", "copper.traj")
     documents = []
     for source in (copper, "copper.traj"):
-        _, out, _ = run("analyze", source, "--msd", "-o", "x", "--json")
+        _, out, _ = in_process("analyze", source, "--msd", "-o", "x", "--json")
         documents.append(json.loads(out)["results"])
     for analysis, numbers in documents[0].items():
         for name, value in numbers.items():
@@ -131,12 +120,12 @@ def test_a_trajectory_file_is_analysed_like_its_run(run: Command, copper: Path, 
             assert again == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
-def test_a_relaxation_has_its_energies_over_the_steps(run: Command, tmp_path: Path) -> None:
+def test_a_relaxation_has_its_energies_over_the_steps(in_process: Callable[..., Said], tmp_path: Path) -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.1, seed=1)
     atoms.write(tmp_path / "copper.xyz")
-    assert run("relax", "copper.xyz", "--model", "emt", "-o", "relaxed")[0] == 0
-    status, out, _ = run("analyze", "relaxed", "--json")
+    assert in_process("relax", "copper.xyz", "--model", "emt", "-o", "relaxed")[0] == 0
+    status, out, _ = in_process("analyze", "relaxed", "--json")
     assert status == 0
     document = json.loads(out)
     assert "timeseries" in document["results"]

@@ -15,26 +15,10 @@ from ase.build import molecule
 
 from equipot import run_md
 from equipot.cards import find_model
-from equipot.service import cli
 from equipot.simulation.trajectory import RunFrames, read_frames
+from tests.service.conftest import Said
 
-Runs = Callable[..., tuple[int, str, str]]
 N_FRAMES = 5
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Runs:
-    """Exit status, stdout and stderr of the command."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["equipot", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.chdir(tmp_path)
-        status = cli._run()
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +30,33 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_becomes_a_file_of_the_format_its_ending_says(run: Runs, two: Path, tmp_path: Path) -> None:
+def test_a_run_becomes_a_file_of_the_format_its_ending_says(
+    in_process: Callable[..., Said], two: Path, tmp_path: Path
+) -> None:
     for ending in ("extxyz", "traj"):
-        status, out, _ = run("export", two, "-o", f"all.{ending}")
+        status, out, _ = in_process("export", two, "-o", f"all.{ending}")
         assert status == 0
         assert f"{2 * N_FRAMES} frames" in out
         for atoms, frame in zip(ase.io.iread(tmp_path / f"all.{ending}"), read_frames(two), strict=True):
             assert np.array_equal(atoms.positions, frame.structure.positions_ang)
-    assert run("export", two, "-o", "all.npz")[0] == 0
+    assert in_process("export", two, "-o", "all.npz")[0] == 0
     with np.load(tmp_path / "all.npz") as arrays:
         assert arrays["system0001_positions_ang"].shape == (N_FRAMES, 5, 3)
 
 
-def test_without_more_words_a_run_becomes_extxyz_named_after_it(run: Runs, two: Path, tmp_path: Path) -> None:
-    status, out, _ = run("export", two, "--json")
+def test_without_more_words_a_run_becomes_extxyz_named_after_it(
+    in_process: Callable[..., Said], two: Path, tmp_path: Path
+) -> None:
+    status, out, _ = in_process("export", two, "--json")
     assert status == 0
     assert json.loads(out) == {"files": [{"file": "two.extxyz", "format": "extxyz", "n_frames": 2 * N_FRAMES}]}
     assert (tmp_path / "two.extxyz").exists()
 
 
-def test_weights_and_level_of_theory_are_in_the_file(run: Runs, two: Path, tmp_path: Path) -> None:
-    run("export", two, "--system", "1", "-o", "methane.h5md")
+def test_weights_and_level_of_theory_are_in_the_file(
+    in_process: Callable[..., Said], two: Path, tmp_path: Path
+) -> None:
+    in_process("export", two, "--system", "1", "-o", "methane.h5md")
     card = find_model("tiny")[1]
     with h5py.File(tmp_path / "methane.h5md") as file:
         attributes = file["parameters/equipot"].attrs
@@ -75,8 +65,8 @@ def test_weights_and_level_of_theory_are_in_the_file(run: Runs, two: Path, tmp_p
         assert (attributes["model"], attributes["dtype"], attributes["seed"]) == (card.name, "float64", 4)
 
 
-def test_each_system_gets_an_h5md_file_of_its_own(run: Runs, two: Path, tmp_path: Path) -> None:
-    assert run("export", two, "-o", "both.h5md")[0] == 0
+def test_each_system_gets_an_h5md_file_of_its_own(in_process: Callable[..., Said], two: Path, tmp_path: Path) -> None:
+    assert in_process("export", two, "-o", "both.h5md")[0] == 0
     shapes = {}
     for path in tmp_path.glob("*.h5md"):
         with h5py.File(path) as file:
@@ -84,16 +74,16 @@ def test_each_system_gets_an_h5md_file_of_its_own(run: Runs, two: Path, tmp_path
     assert shapes == {"both-system0000.h5md": (N_FRAMES, 3, 3), "both-system0001.h5md": (N_FRAMES, 5, 3)}
 
 
-def test_a_selection_of_frames_is_a_slice(run: Runs, two: Path, tmp_path: Path) -> None:
-    run("export", two, "--system", "0", "--start", "-4", "--stop", "5", "--stride", "2", "-o", "some.extxyz")
+def test_a_selection_of_frames_is_a_slice(in_process: Callable[..., Said], two: Path, tmp_path: Path) -> None:
+    in_process("export", two, "--system", "0", "--start", "-4", "--stop", "5", "--stride", "2", "-o", "some.extxyz")
     atoms: Any = ase.io.read(tmp_path / "some.extxyz", ":")
     assert [each.info["step"] for each in atoms] == [ref.step for ref in RunFrames(two, 0).refs][-4:5:2] == [2, 6]
 
 
-def test_an_exported_traj_can_be_exported_further(run: Runs, two: Path, tmp_path: Path) -> None:
-    run("export", two, "-o", "all.traj")
-    assert run("export", "all.traj", "-o", "again.h5md", "--system", "1")[0] == 0
-    run("export", two, "-o", "direct.h5md", "--system", "1")
+def test_an_exported_traj_can_be_exported_further(in_process: Callable[..., Said], two: Path, tmp_path: Path) -> None:
+    in_process("export", two, "-o", "all.traj")
+    assert in_process("export", "all.traj", "-o", "again.h5md", "--system", "1")[0] == 0
+    in_process("export", two, "-o", "direct.h5md", "--system", "1")
     with h5py.File(tmp_path / "again.h5md") as again, h5py.File(tmp_path / "direct.h5md") as direct:
         for name in ("position", "velocity", "force"):
             there = f"particles/trajectory/{name}/value"
@@ -105,11 +95,11 @@ def test_an_exported_traj_can_be_exported_further(run: Runs, two: Path, tmp_path
 
 
 def test_an_exported_extxyz_still_knows_its_weights_when_it_is_exported_further(
-    run: Runs, two: Path, tmp_path: Path
+    in_process: Callable[..., Said], two: Path, tmp_path: Path
 ) -> None:
-    run("export", two, "-o", "all.extxyz")
-    assert run("export", "all.extxyz", "-o", "again.h5md", "--system", "1")[0] == 0
-    run("export", two, "-o", "direct.h5md", "--system", "1")
+    in_process("export", two, "-o", "all.extxyz")
+    assert in_process("export", "all.extxyz", "-o", "again.h5md", "--system", "1")[0] == 0
+    in_process("export", two, "-o", "direct.h5md", "--system", "1")
     with h5py.File(tmp_path / "again.h5md") as again, h5py.File(tmp_path / "direct.h5md") as direct:
         attributes, wanted = (dict(file["parameters/equipot"].attrs) for file in (again, direct))
         assert attributes.pop("provenance") != wanted.pop("provenance")  # the parameters do not fit into a comment
@@ -126,30 +116,32 @@ def test_an_exported_extxyz_still_knows_its_weights_when_it_is_exported_further(
         (["--start", "99"], "No frames are left of 10"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_with_a_reason(run: Runs, two: Path, words: list[str], said: str) -> None:
-    status, _, err = run("export", two, *words)
+def test_what_cannot_be_exported_is_refused_with_a_reason(
+    in_process: Callable[..., Said], two: Path, words: list[str], said: str
+) -> None:
+    status, _, err = in_process("export", two, *words)
     assert status == 2
     assert said in err
 
 
-def test_a_file_is_overwritten_only_on_demand(run: Runs, two: Path, tmp_path: Path) -> None:
+def test_a_file_is_overwritten_only_on_demand(in_process: Callable[..., Said], two: Path, tmp_path: Path) -> None:
     (tmp_path / "two.extxyz").write_text("mine")
-    status, _, err = run("export", two)
+    status, _, err = in_process("export", two)
     assert status == 2
     assert "exists already" in err
     assert (tmp_path / "two.extxyz").read_text() == "mine"
-    assert run("export", two, "--overwrite")[0] == 0
+    assert in_process("export", two, "--overwrite")[0] == 0
     assert (tmp_path / "two.extxyz").read_text() != "mine"
 
 
-def test_a_folder_without_a_run_is_said_so(run: Runs, tmp_path: Path) -> None:
-    status, _, err = run("export", tmp_path)
+def test_a_folder_without_a_run_is_said_so(in_process: Callable[..., Said], tmp_path: Path) -> None:
+    status, _, err = in_process("export", tmp_path)
     assert status == 1
     assert "There is no run in" in err
 
 
-def test_a_broken_trajectory_file_is_said_so(run: Runs, tmp_path: Path) -> None:
+def test_a_broken_trajectory_file_is_said_so(in_process: Callable[..., Said], tmp_path: Path) -> None:
     (tmp_path / "x.traj").write_bytes(b"- of UlmASE-Trajectory  " + bytes(10))
-    status, _, err = run("export", "x.traj")
+    status, _, err = in_process("export", "x.traj")
     assert status == 2
     assert "cannot be read" in err
