@@ -157,7 +157,7 @@ def _parameters(functional: str) -> tuple[float, float, float, float]:
             "The package tad-dftd3, which D3 needs, is not installed.", pointer="/model", hint=INSTALL
         ) from error
     try:
-        found = get_functional_params(functional, damping="bj")
+        found = get_functional_params(functional, damping="bj", dtype=torch.float64)
     except (KeyError, ValueError) as error:
         raise InvalidParameterError(
             f"There are no D3(BJ) parameters for {functional!r}.",

@@ -6,6 +6,7 @@ of the functional that the model was trained on, or of the one named, as in `ele
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,11 @@ def _without_dispersion(base: str, name: str) -> KnownModel:
     except UnknownModelError as error:
         plugins = find_calculators()
         if base not in plugins:
-            others = ", ".join(sorted(name for name, plugin in plugins.items() if plugin.is_installed))
+            near = difflib.get_close_matches(base, plugins, n=1)
+            guess = f"Did you mean {near[0]!r}? " if near and "Did you mean" not in error.hint else ""
+            others = ", ".join(sorted(plugins))
             raise UnknownModelError(
-                error.detail, pointer="/model", hint=f"{error.hint} Calculators of other packages: {others}."
+                error.detail, pointer="/model", hint=f"{guess}{error.hint} Of other packages: {others}."
             ) from error
     plugin = plugins[base]
     return KnownModel(name, base, plugin.elements, plugin.level_of_theory, plugin=plugin)

@@ -17,6 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from equipot.calculator.convert import from_atoms, to_atoms
+from equipot.calculator.known import KnownModel, find_known
 from equipot.errors import EquipotError, InvalidParameterError, NotResumableError, error_from_problem
 from equipot.params import AnyParams, JobKind, parse_params
 from equipot.simulation.native import NativeProvider
@@ -55,8 +56,8 @@ def relax(
     """Relax structures together, each by its own course; the keywords are those of RelaxParams.
 
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
-    model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
-    first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
+    model: a model name (with +d3 behind it: plus dispersion), the path of a card, a potential, or any ASE calculator.
+    device, dtype and compile are for the first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
     computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
     reproducible: also on a GPU, compute every system by itself.
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
@@ -180,6 +181,9 @@ class Forces:
     def provider(self) -> ForceProvider:
         """The provider itself."""
         if isinstance(self.model, str | os.PathLike):
+            known = find_known(os.fspath(self.model))
+            if not known.is_potential:
+                return self._announced(known)
             from equipot.models.loading import load_potential
 
             with torch_threads(1):  # compiled code has the number of threads built in
@@ -190,6 +194,14 @@ class Forces:
         if hasattr(potential, "cutoff_ang"):
             return self._native(potential)
         return self.model if hasattr(self.model, "identity") else AseProvider(self.model)
+
+    def _announced(self, known: KnownModel) -> AseProvider:
+        if self.compile:
+            raise InvalidParameterError(
+                f"{known.name} cannot be compiled.", pointer="/compile", hint="Only potentials of ours can, as they are."
+            )
+        calculator = known.load_calculator(self.device, self.dtype)
+        return AseProvider(calculator, known.name, known.elements, known.level_of_theory, known.sha256)
 
     def _native(self, potential: Potential) -> NativeProvider:
         return NativeProvider(potential, self.n_threads, reproducible=self.reproducible)
