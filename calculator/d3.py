@@ -2,7 +2,7 @@
 
     E = -1/2 Σ_ij C6_ij [s6 / (r⁶ + f⁶) + s8 3 Q_i Q_j / (r⁸ + f⁸)],  f = a1 √(3 Q_i Q_j) + a2
 
-over all pairs and periodic images within 60 Bohr, C6 by the coordination numbers of both atoms (Grimme et al., J. Chem.
+over all pairs and periodic images within 60 Bohr (the last 8 of them fading), C6 by the coordination numbers of both atoms (Grimme et al., J. Chem.
 Phys. 132, 154104, 2010; Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456, 2011). The three-body term is left out, as it
 is in most programs. Reference C6, radii and damping parameters are those of tad-dftd3, whose energy of a molecule this
 equals; the sum over images, forces and stress are made here.
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tad_dftd3.reference import Reference
 
 CUTOFF_BOHR = 60.0  # of the energy, and
-COORDINATION_CUTOFF_BOHR = 40.0  # of coordination numbers, as in s-dftd3 and tad-dftd3
+COORDINATION_CUTOFF_BOHR = 40.0  # of coordination numbers, as in s-dftd3 and tad-dftd3; both are reached smoothly
+SWITCH_WIDTH_BOHR = 8.0  # so that energies of crystals have no jumps where a shell of neighbours crosses the cutoff
 STEEPNESS = 16.0  # of the counting function (k1 of the paper)
 HEAVIEST = 103  # the last element with reference data
 INSTALL = "Install it: pip install 'equipot[d3]'"
@@ -117,7 +118,7 @@ class Dispersion:
 
         radius = radii.COV_D3(dtype=torch.float64)[numbers]
         counts = torch.sigmoid(STEEPNESS * ((radius[first] + radius[second]) / distances - 1.0))
-        counts = torch.where(distances < COORDINATION_CUTOFF_BOHR, counts, 0.0)
+        counts = counts * _switched_off(distances, COORDINATION_CUTOFF_BOHR)
         coordination = torch.zeros(len(numbers), dtype=torch.float64).index_add(0, first, counts)
         weights = model.weight_references(numbers, coordination, _reference())
         c6 = model.atomic_c6(numbers, weights, _reference())[first, second]
@@ -127,7 +128,13 @@ class Dispersion:
         damping = a1 * c8_over_c6.sqrt() + a2
         sixth = s6 / (distances**6 + damping**6)
         eighth = s8 * c8_over_c6 / (distances**8 + damping**8)
-        return -0.5 * (c6 * (sixth + eighth)).sum()
+        return -0.5 * (c6 * (sixth + eighth) * _switched_off(distances, CUTOFF_BOHR)).sum()
+
+
+def _switched_off(distances: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """One up to the width before the cutoff, zero beyond it; first and second derivatives are continuous."""
+    x = ((distances - cutoff + SWITCH_WIDTH_BOHR) / SWITCH_WIDTH_BOHR).clamp(0.0, 1.0)
+    return 1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
 
 
 def _pairs(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
