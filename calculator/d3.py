@@ -145,7 +145,11 @@ def _pairs(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         points=np.ascontiguousarray(atoms.positions), box=cell, periodic=np.array(atoms.pbc), quantities="ijS"
     )
     offsets = shifts.astype(np.float64) @ cell / Bohr
-    return torch.from_numpy(first.astype(np.int64)), torch.from_numpy(second.astype(np.int64)), torch.from_numpy(offsets)
+    return (
+        torch.from_numpy(first.astype(np.int64)),
+        torch.from_numpy(second.astype(np.int64)),
+        torch.from_numpy(offsets),
+    )
 
 
 @cache

@@ -89,14 +89,18 @@ def test_a_model_name_takes_dispersion_in_python_and_the_result_says_so() -> Non
     assert with_d3.energy_ev == pytest.approx(plain.energy_ev + energy, abs=1e-10)
     assert plain.stress_ev_per_ang3 is not None
     assert with_d3.stress_ev_per_ang3 is not None
-    assert with_d3.stress_ev_per_ang3[0] - plain.stress_ev_per_ang3[0] == pytest.approx(virial[0, 0] / copper.get_volume())
+    assert with_d3.stress_ev_per_ang3[0] - plain.stress_ev_per_ang3[0] == pytest.approx(
+        virial[0, 0] / copper.get_volume()
+    )
     assert with_d3.model_sha256 == plain.model_sha256
     assert find_known("elements+d3").level_of_theory.endswith("+ D3(BJ) for pbe")
 
 
 def test_dispersion_contracts_a_crystal() -> None:
     settings: dict[str, Any] = {"cell_filter": "frechet", "fmax_ev_per_ang": 0.01, "optimizer": "lbfgs"}
-    (plain,), (with_d3,) = (relax([bulk("Cu", cubic=True)], model, **settings) for model in ("elements", "elements+d3:pbe"))
+    (plain,), (with_d3,) = (
+        relax([bulk("Cu", cubic=True)], model, **settings) for model in ("elements", "elements+d3:pbe")
+    )
     assert with_d3.converged
     assert with_d3.atoms.get_volume() < 0.98 * plain.atoms.get_volume()
 

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of TorchSim's own imports
     ts = pytest.importorskip("torch_sim")
 
-from equipot.calculator.torch_sim import EquipotModel  # noqa: E402
+from equipot.calculator.torch_sim import EquipotModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:::torch_sim")
 
