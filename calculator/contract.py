@@ -151,7 +151,7 @@ def what_was_asked_before_does_not_matter(make: Factory, atoms: Atoms, tolerance
 
 
 def atoms_are_left_as_they_were(make: Factory, atoms: Atoms, tolerances: Tolerances) -> None:
-    """Computing changes neither positions, cell, numbers, arrays nor info, and results handed out are not changed later."""
+    """Computing changes neither positions, cell, numbers, arrays nor info; results handed out stay as they are."""
     atoms = _with(make, atoms)
     before, info = atoms.copy(), dict(atoms.info)
     forces = atoms.get_forces()

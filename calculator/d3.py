@@ -2,10 +2,10 @@
 
     E = -1/2 Σ_ij C6_ij [s6 / (r⁶ + f⁶) + s8 3 Q_i Q_j / (r⁸ + f⁸)],  f = a1 √(3 Q_i Q_j) + a2
 
-over all pairs and periodic images within 60 Bohr (the last 8 of them fading), C6 by the coordination numbers of both atoms (Grimme et al., J. Chem.
-Phys. 132, 154104, 2010; Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456, 2011). The three-body term is left out, as it
-is in most programs. Reference C6, radii and damping parameters are those of tad-dftd3, whose energy of a molecule this
-equals; the sum over images, forces and stress are made here.
+over all pairs and periodic images within 60 Bohr (the last 8 of them fading), C6 by the coordination numbers of both
+atoms (Grimme et al., J. Chem. Phys. 132, 154104, 2010; Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456, 2011). The
+three-body term is left out, as it is in most programs. Reference C6, radii and damping parameters are those of
+tad-dftd3, whose energy of a molecule this equals; the sum over images, forces and stress are made here.
 """
 
 from __future__ import annotations

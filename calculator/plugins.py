@@ -5,8 +5,8 @@
 
 The entry point is a mapping `{"name", "elements", "level_of_theory", "factory": "module:function"}` in a module that
 imports neither torch nor the calculator itself, so that listing what there is costs nothing. The factory gives an ASE
-calculator; it is called with the keyword arguments that `load_calculator` was given, of which `device` and `dtype` may be
-there for users to choose. Does your calculator keep what it promises? `equipot.calculator.contract` says.
+calculator; it is called with the keyword arguments that `load_calculator` was given, of which `device` and `dtype` may
+be there for users to choose. Does your calculator keep what it promises? `equipot.calculator.contract` says.
 """
 
 from __future__ import annotations

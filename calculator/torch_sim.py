@@ -25,9 +25,9 @@ except ImportError as error:
 class EquipotModel(ModelInterface):
     """Energies, forces and stresses of all systems of a TorchSim state, in one pass.
 
-    `model`, `device` and `dtype` are those of `load_potential`. Energies (n_systems,) in eV, forces (n_atoms, 3) in eV/Å,
-    stresses (n_systems, 3, 3) in eV/Å³, positive when stretched: zero for systems that are not periodic. Neighbours are
-    searched anew at every step, on the CPU.
+    `model`, `device` and `dtype` are those of `load_potential`. Energies (n_systems,) in eV, forces (n_atoms, 3) in
+    eV/Å, stresses (n_systems, 3, 3) in eV/Å³, positive when stretched: zero for systems that are not periodic.
+    Neighbours are searched anew at every step, on the CPU.
 
     Raises UnsupportedElementError for an element that the potential does not know.
     """

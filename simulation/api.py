@@ -57,9 +57,9 @@ def relax(
 
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
     model: a model name (with +d3 behind it: plus dispersion), the path of a card, a potential, or any ASE calculator.
-    device, dtype and compile are for the first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
-    computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
-    reproducible: also on a GPU, compute every system by itself.
+    device, dtype and compile are for the first two; `compile` takes up to a minute once and makes every evaluation
+    several times faster. n_threads: systems computed at a time, if absent as many as torch has threads, or one unless
+    compiled; it changes no result. reproducible: also on a GPU, compute every system by itself.
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
     forces = Forces(model, device, dtype, compile, n_threads, reproducible)
@@ -198,7 +198,7 @@ class Forces:
     def _announced(self, known: KnownModel) -> AseProvider:
         if self.compile:
             raise InvalidParameterError(
-                f"{known.name} cannot be compiled.", pointer="/compile", hint="Only potentials of ours can, as they are."
+                f"{known.name} cannot be compiled.", pointer="/compile", hint="Only potentials of ours can."
             )
         calculator = known.load_calculator(self.device, self.dtype)
         return AseProvider(calculator, known.name, known.elements, known.level_of_theory, known.sha256)

@@ -1,7 +1,7 @@
 """What is announced of the foundation models of others. Imports none of them.
 
-Each is there under its name once its package is installed: `pip install 'equipot[sevennet]'` and the like. The weights of
-SevenNet and CHGNet are in their packages; the others fetch theirs when they are first used, or are told where they are.
+Each is there under its name once its package is installed: `pip install 'equipot[sevennet]'` and the like. The weights
+of SevenNet and CHGNet are in their packages; the others fetch theirs when they are first used, or are told where.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 # The 89 elements of the Materials Project's trajectories: up to plutonium but Po, At, Rn, Fr and Ra.
 MATERIALS_PROJECT = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo "
-    "Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl "
-    "Pb Bi Ac Th Pa U Np Pu"
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
+    "Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au "
+    "Hg Tl Pb Bi Ac Th Pa U Np Pu"
 ).split()
 ORGANIC = "H C N O F P S Cl Br I".split()
 UP_TO_BISMUTH = MATERIALS_PROJECT[: MATERIALS_PROJECT.index("Bi") + 1]

@@ -1,4 +1,4 @@
-"""How the foundation models of others are made: one function for each, called with `device` and, where it has one, `dtype`.
+"""How the foundation models of others are made: one function each, called with `device` and, if it has one, `dtype`.
 
 Their packages are imported when a function is called. None of them is asked to add dispersion: NAME+d3 does that.
 """

@@ -85,7 +85,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("model, make_atoms", [("organic", acetic_acid), ("elements", rattled_copper)])
+@pytest.mark.parametrize(("model", "make_atoms"), [("organic", acetic_acid), ("elements", rattled_copper)])
 def test_ours_keeps_the_contract(check: Any, model: str, make_atoms: Callable[[], Atoms]) -> None:
     potential = load_potential(model)
     check(lambda: EquipotCalculator(potential), make_atoms(), Tolerances())

@@ -61,8 +61,8 @@ def test_the_energy_of_a_molecule_is_that_of_tad_dftd3(functional: str, name: st
 def test_a_crystal_has_the_energy_of_an_atom_inside_a_large_piece_of_it() -> None:
     """All images within the cutoff, and no more: the atoms around one, as a molecule, have the same energy there.
 
-    The energy of the middle atom of the piece is half what its pairs give; without the change of coordination numbers at
-    the surface the two agree to how far an exponential counting function reaches.
+    The energy of the middle atom of the piece is half what its pairs give; without the change of coordination numbers
+    at the surface the two agree to how far an exponential counting function reaches.
     """
     neon = bulk("Ne", a=8.0)  # far apart: coordination numbers are nearly zero everywhere
     piece = neon.repeat((11, 11, 11))
