@@ -48,7 +48,7 @@ class Tolerances:
     @classmethod
     def single(cls) -> Tolerances:
         """For single precision: a step ten times as long, since an energy of 100 eV is known to 1e-5 eV."""
-        return cls(2e-4, 2e-3, 1e-2, 2e-4, 1e-2)
+        return cls(2e-4, 2e-3, 1e-2, 5e-4, 1e-2)
 
 
 def forces_are_the_derivative_of_the_energy(make: Factory, atoms: Atoms, tolerances: Tolerances) -> None:

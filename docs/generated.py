@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 MARK = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
@@ -20,7 +22,12 @@ def errors() -> str:
     from equipot.service.api.problems import STATUS
 
     rows = [
-        [f"[`{code}`](#{code})", cls.title, f"`{cls.__name__}`", str(int(STATUS[code])) if code in STATUS else "in jobs"]
+        [
+            f"[`{code}`](#{code})",
+            cls.title,
+            f"`{cls.__name__}`",
+            str(int(STATUS[code])) if code in STATUS else "in jobs",
+        ]
         for code, cls in error_classes().items()
     ]
     return _table(["code", "means", "in Python", "HTTP status"], rows)
@@ -54,13 +61,21 @@ def http() -> str:
     """Every address of the API with its parameters and answers."""
     from equipot.service.api.app import create_app
     from equipot.service.api.openapi import describe
+    from equipot.service.settings import Settings
 
+    with TemporaryDirectory() as folder:  # the app is made, never started: nothing listens and no Redis is asked
+        app = create_app(Settings(redis_url="redis://127.0.0.1:1/0", data_dir=Path(folder)))
+        document = describe(app)
     parts = []
-    for path, methods in describe(create_app())["paths"].items():
+    for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            parts.append(f"## {method.upper()} {path}\n\n{operation.get('description') or operation.get('summary', '')}\n")
+            parts.append(
+                f"## {method.upper()} {path}\n\n{operation.get('description') or operation.get('summary', '')}\n"
+            )
             rows = [
-                [f"`{p['name']}`", p["in"], p.get("description", "")] for p in operation.get("parameters", ()) if "name" in p
+                [f"`{p['name']}`", p["in"], p.get("description", "")]
+                for p in operation.get("parameters", ())
+                if "name" in p
             ]
             if rows:
                 parts.append(_table(["name", "in", "meaning"], rows))
