@@ -93,7 +93,7 @@ def test_a_gathered_batch_is_the_graphs_of_its_frames_side_by_side(
 def test_close_pairs_ride_behind_the_labelled_frames(store: FrameStore) -> None:
     pairs = ClosePairs.drawn([1, 6], 5, np.random.default_rng(0))
     batch = store.batch([0, 2], torch.float64, pairs)
-    assert (batch.n_labelled, batch.n_systems, len(batch.forces_ev_per_ang)) == (2, 7, 11)
+    assert (batch.n_labelled, batch.n_pairs, len(batch.forces_ev_per_ang)) == (2, 5, 11)
     numbers, vectors, neighbours, mask, reverse = batch.inputs
     assert mask[11:].sum() == 10
     np.testing.assert_array_equal(numbers[11:], pairs.numbers.ravel())
