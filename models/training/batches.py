@@ -171,9 +171,7 @@ class FrameStore:
     def shape_of(self, indices: Sequence[int] | np.ndarray) -> BatchShape:
         """The room that these frames need."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return BatchShape(
-            len(chosen), int(self.sizes[chosen].sum()), max(1, int(self.n_slots[chosen].max(initial=1)))
-        )
+        return BatchShape(len(chosen), int(self.sizes[chosen].sum()), max(1, int(self.n_slots[chosen].max(initial=1))))
 
     @property
     def nothing(self) -> int:
@@ -248,18 +246,20 @@ class BatchPlan:
     still random batches.
     """
 
-    CHUNK = 512
+    FRAMES_PER_CHUNK, BATCHES_PER_CHUNK = 512, 24
 
     def __init__(self, costs: np.ndarray, n_slots: np.ndarray, per_batch: int, seed: int) -> None:
         self.costs, self.n_slots, self.per_batch, self.seed = costs, n_slots, per_batch, seed
+        frames_per_batch = per_batch / max(costs.mean(), 1.0)
+        self._chunk = max(self.FRAMES_PER_CHUNK, round(self.BATCHES_PER_CHUNK * frames_per_batch))
 
     def of_pass(self, number: int) -> list[np.ndarray]:
         """The batches of a pass, in their order."""
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.costs))
         batches: list[np.ndarray] = []
-        for start in range(0, len(order), self.CHUNK):
-            chunk = order[start : start + self.CHUNK]
+        for start in range(0, len(order), self._chunk):
+            chunk = order[start : start + self._chunk]
             batches += _cut(chunk[np.argsort(self.n_slots[chunk], kind="stable")], self.costs, self.per_batch)
         return [batches[i] for i in rng.permutation(len(batches))]
 
