@@ -234,6 +234,8 @@ class Network(torch.nn.Module):
         #: mean energy of a bound atom relative to the free one, per element, eV
         self.register_buffer("binding_ev", torch.zeros(n_elements))
         self.binding_ev: torch.Tensor
+        self.register_buffer("empty_bond", torch.tensor([0.0, 0.0, a.cutoff_ang]), persistent=False)
+        self.empty_bond: torch.Tensor
 
     def forward(
         self,
@@ -246,7 +248,7 @@ class Network(torch.nn.Module):
         """Energies of atoms; see AtomGraph for the arguments."""
         a = self.architecture
         # A masked slot gets a harmless bond at the cutoff, where every radial function is zero.
-        vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, vectors_ang.new_tensor([0.0, 0.0, a.cutoff_ang]))
+        vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, self.empty_bond)
         distance = vectors_ang.square().sum(-1).sqrt()
         species = self.species_of_number[numbers]
         pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])
