@@ -50,9 +50,10 @@ def load_potential(
             tensors["domain.whitening"].to(torch_device, torch_dtype),
             card.domain_threshold,
         )
-    reference_ev = np.full(119, np.nan)
-    for symbol, energy_ev in card.isolated_atom_energies_ev.items():
-        reference_ev[NUMBERS[symbol]] = energy_ev
+    tables = [level.isolated_atom_energies_ev for level in card.levels] or [card.isolated_atom_energies_ev]
+    reference_ev = np.full((len(tables), 119), np.nan)
+    for row, table in zip(reference_ev, tables, strict=True):
+        row[[NUMBERS[symbol] for symbol in table]] = list(table.values())
     network = network.to(torch_device, torch_dtype).eval().requires_grad_(False)
     compiled = _compiled(network, card, torch_dtype, torch_device) if compile else None
     return Potential(card, network, reference_ev, domain, torch_dtype, torch_device, compiled)
@@ -129,6 +130,7 @@ def _tensors(path: Path, card: PotentialCard) -> dict[str, torch.Tensor]:
 def _network(card: PotentialCard, tensors: dict[str, torch.Tensor], path: Path) -> Network:
     try:
         fields = {**card.architecture, "elements": tuple(int(z) for z in card.architecture["elements"])}
+        fields["charges"] = tuple(int(q) for q in card.architecture.get("charges", ()))
         architecture = Architecture(**fields)
         if architecture.n_channels**2 * architecture.n_layers * (architecture.l_max + 1) > LARGEST_NETWORK:
             raise InvalidWeightsError(f"{path.name} describes a network beyond {LARGEST_NETWORK} parameters.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +12,13 @@ import torch
 from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph
-from equipot.models.network import Network, reversed_bonds
+from equipot.models.network import Architecture, Network, reversed_bonds
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
-GraphTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+#: numbers, vectors, neighbours, mask, reverse, and the condition for a network that takes one
+GraphTensors = tuple[torch.Tensor, ...]
 #: energies (n_atoms,) float64, forces (n_atoms, 3), virials (n_atoms, 3, 3), descriptors (n_atoms, n_features)
 PassTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -42,15 +43,31 @@ class Prediction:
         return np.array([self.virial_ev[component] for component in VOIGT]) / volume_ang3
 
 
-def graph_tensors(graph: AtomGraph, dtype: torch.dtype, device: torch.device) -> GraphTensors:
-    """The graph as the network takes it."""
-    return (
+def graph_tensors(
+    graph: AtomGraph, dtype: torch.dtype, device: torch.device, architecture: Architecture | None = None
+) -> GraphTensors:
+    """The graph as the network takes it; a network that is conditioned needs its architecture named."""
+    tensors = (
         torch.as_tensor(graph.numbers, dtype=torch.int64, device=device),  # what compiled code expects
         torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device),
         torch.as_tensor(graph.neighbours, device=device),
         torch.as_tensor(graph.mask, device=device),
         torch.as_tensor(graph.reverse, device=device),
     )
+    if architecture is None or not architecture.is_conditioned:
+        return tensors
+    nothing = np.zeros(graph.n_systems, dtype=np.int64)
+    head = nothing if graph.head is None else graph.head
+    charge = charge_indices(nothing if graph.charge is None else graph.charge, architecture.charges)
+    return (*tensors, torch.as_tensor(np.stack([head, charge], axis=1)[graph.system_idx], device=device))
+
+
+def charge_indices(charge: np.ndarray, charges: Sequence[int]) -> np.ndarray:
+    """Where the charges (n_systems,) stand among those a network was trained for; 0 where it is not told of charges."""
+    if not charges:
+        return np.zeros(len(charge), dtype=np.int64)
+    place = {q: index for index, q in enumerate(charges)}
+    return np.array([place[int(q)] for q in charge], dtype=np.int64)
 
 
 def forces_and_virials(
@@ -73,11 +90,12 @@ def eager_pass(
     neighbours: torch.Tensor,
     mask: torch.Tensor,
     reverse: torch.Tensor,
+    *condition: torch.Tensor,
 ) -> PassTensors:
     """Everything a pass over a graph gives for its atoms; the energies without their reference, in float64."""
     vectors = vectors_ang.detach().requires_grad_(True)
     with torch.enable_grad():
-        out = network(numbers, vectors, neighbours, mask, reverse)
+        out = network(numbers, vectors, neighbours, mask, reverse, *condition)
         (gradient,) = torch.autograd.grad((out.learned_ev + out.fixed_ev).sum(), vectors)
     with torch.no_grad():
         forces, virials = forces_and_virials(gradient, vectors, reverse)
@@ -136,7 +154,7 @@ class Potential:
     ) -> None:
         self.card = card
         self.network = network
-        self.reference_ev = reference_ev  # (119,) by atomic number, float64
+        self.reference_ev = np.atleast_2d(reference_ev)  # (n_heads, 119) by level of theory and atomic number, float64
         self.domain = domain
         self.torch_dtype = dtype
         self.torch_device = device
@@ -182,7 +200,7 @@ class Potential:
         return self._split(graph, self._compute(graph), [slice(a, b) for a, b in zip(starts, ends, strict=True)])
 
     def _compute(self, graph: AtomGraph) -> AtomicQuantities:
-        tensors = graph_tensors(graph, self.torch_dtype, self.torch_device)
+        tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
@@ -192,7 +210,8 @@ class Potential:
         )
 
     def _split(self, graph: AtomGraph, atoms: AtomicQuantities, systems: list[slice]) -> list[Prediction]:
-        energies = atoms.energies_ev + self.reference_ev[graph.numbers]
+        head = 0 if graph.head is None else graph.head[graph.system_idx]
+        energies = atoms.energies_ev + self.reference_ev[head, graph.numbers]
         predictions = []
         for system in systems:
             virial = atoms.virials_ev[system].sum(0)

@@ -344,7 +344,7 @@ class FrameSet:
         found: list[tuple[int, str]] = []
         for i, frame in enumerate(self):
             periodic = (bool(frame.pbc[0]), bool(frame.pbc[1]), bool(frame.pbc[2]))
-            if i in broken or (len(frame.numbers) < 2 and not any(periodic)):
+            if i in broken or (not any(periodic) and closest_ang(frame.positions_ang) >= MIN_DISTANCE_ANG):
                 continue
             cell = frame.cell_ang if any(periodic) else None
             pair = closest_pair(frame.positions_ang, cell, periodic, MIN_DISTANCE_ANG)
@@ -452,7 +452,8 @@ def closest_ang(positions_ang: Floats) -> float:
     if len(positions_ang) < 2:
         return float("inf")
     distance = np.linalg.norm(positions_ang[:, None] - positions_ang[None], axis=-1)
-    return float(distance[np.triu_indices(len(distance), k=1)].min())
+    np.fill_diagonal(distance, np.inf)
+    return float(distance.min())
 
 
 def _index_dtype(indices: Any) -> type:

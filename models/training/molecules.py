@@ -1,9 +1,9 @@
 """The molecules the `organic` potential learns from: everyday ones, scaffolds with substituents, real compounds, ions.
 
 Closed-shell molecules and ions of the elements below. Real compounds are the first 5000 of the NCI's public
-collection, which comes with RDKit, and what is left of them when a single bond is cut. Stereochemistry is left open: a
-molecule's conformers may come out as any isomer, and all of them share one identity, the canonical SMILES without stereo
-marks. An ion goes to the split of the neutral molecule it comes from, so training and test share neither.
+collection, which comes with RDKit, and what is left of them when a single bond is cut. Stereochemistry is left open:
+a molecule's conformers may come out as any isomer, and all of them share one identity, the canonical SMILES without
+stereo marks. An ion goes to the split of the neutral molecule it comes from, so training and test share neither.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ SCAFFOLDS = (
 SUBSTITUENTS = (
     "C CC O OC OC=O N NC N(C)C C=O C(C)=O C(=O)O C(=O)OC C(N)=O C(=O)NC C#N [N+](=O)[O-] C=C C#C CO CN N=C=O "
     "N=[N+]=[N-] NC(C)=O NC(N)=O OC(C)=O C=NO C(C)(C)O CC#N C1CC1 "
-    "F Cl Br C(F)(F)F C(F)F CF CCl CBr S SC CS S(C)=O S(C)(=O)=O S(N)(=O)=O S(=O)(=O)O N=C=S SC#N C(N)=S C(=O)Cl C(=O)F "
-    "OC(F)(F)F P(C)C P(=O)(O)O OP(=O)(O)O OS(C)(=O)=O C(Cl)=C C(F)=C SSC C(=O)SC"
+    "F Cl Br C(F)(F)F C(F)F CF CCl CBr S SC CS S(C)=O S(C)(=O)=O S(N)(=O)=O S(=O)(=O)O N=C=S SC#N C(N)=S C(=O)Cl "
+    "C(=O)F OC(F)(F)F P(C)C P(=O)(O)O OP(=O)(O)O OS(C)(=O)=O C(Cl)=C C(F)=C SSC C(=O)SC"
 ).split()
 
 LINKERS = (

@@ -3,7 +3,8 @@
     python -m equipot.models.training.organic_data --out data/organic --processes 2 --seed 0
 
 Every molecule gives a few frames: snapshots of a relaxation, structures displaced as at 100 to 1500 K, stretched and
-twisted ones, small molecules also short Langevin dynamics, dimers and clusters. A molecule's frames depend on the seed and the molecule alone, so neither the
+twisted ones, small molecules also short Langevin dynamics, dimers and clusters.
+A molecule's frames depend on the seed and the molecule alone, so neither the
 number of processes nor an interruption changes them: work is cut into shards, and a second run does only the
 missing ones. Molecules are split into training, validation and test by identity, partners in dimers included.
 """
@@ -121,7 +122,9 @@ def merge(settings: Settings, out_dir: Path, wall_s: float = 0.0) -> dict[str, A
         done = [s.path for s in planned if s.path.exists()]
         complete = complete and len(done) == len(planned)
         parts = [FrameSet.load(path) for path in done]
-        frames = concatenate([FrameSet.from_frames([], LEVEL), *parts]).validate()
+        frames = concatenate([FrameSet.from_frames([], LEVEL), *parts])
+        copies = {i for i, what in frames.problems() if "exact copy" in what}  # two atoms move along a line only
+        frames = frames.select([i for i in range(len(frames)) if i not in copies]).validate()
         frames.save(out_dir / f"{split}.npz")
         names = {s for group in frames.group.tolist() for s in group.split(".")}
         files[split] = {

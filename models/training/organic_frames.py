@@ -255,7 +255,9 @@ def _dimers(
             placed = np.concatenate([first, _placed(molecule.numbers, first, partner.numbers, second, contact, random)])
             if relax_it:
                 path = relaxation(dimer.surface, placed, DIMER_RELAX_STEPS)
-                for k in np.unique(np.linspace(1, len(path) - 1, max(2, n_frames // 2)).round().astype(int)):
+                for k in np.unique(
+                    np.linspace(min(1, len(path) - 1), len(path) - 1, max(2, n_frames // 2)).round().astype(int)
+                ):
                     dimer.keep("dimer", path[int(k)])
             else:
                 dimer.add("dimer", placed)

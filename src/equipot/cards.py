@@ -59,6 +59,15 @@ class TestError(Card):
     by_config_type: dict[str, dict[str, float]] = {}
 
 
+class LevelOfTheory(Card):
+    """One of several levels of theory that a potential speaks: free atoms, charges and number of training frames."""
+
+    level_of_theory: str
+    isolated_atom_energies_ev: dict[str, float]
+    charges: list[int]
+    n_frames: int
+
+
 class PotentialCard(Card):
     """What a potential is: enough to build it, to trust it and to know where it ends."""
 
@@ -74,6 +83,8 @@ class PotentialCard(Card):
     n_parameters: int
     energy_reference: str
     isolated_atom_energies_ev: dict[str, float]
+    levels: list[LevelOfTheory] = []  # none: the one level above, neutral closed-shell systems
+    charges: list[int] = []  # that it was told in training; none: it knows nothing of charges
     domain_threshold: float | None = None
     training_data: TrainingData
     training: dict[str, Any]
