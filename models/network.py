@@ -119,6 +119,11 @@ def reversed_bonds(x: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
     return flat.view_as(x)
 
 
+def degrees_of_components(l_max: int) -> torch.Tensor:
+    """The degree of each component, ((l_max + 1)²,): 0, 1, 1, 1, 2, ..."""
+    return torch.repeat_interleave(torch.arange(l_max + 1), 2 * torch.arange(l_max + 1) + 1)
+
+
 class DegreeLinear(torch.nn.Module):
     """A linear map of the channels for each degree: ((l_max + 1)², n, c_in) -> ((l_max + 1)², n, c_out)."""
 
@@ -126,8 +131,12 @@ class DegreeLinear(torch.nn.Module):
         super().__init__()
         self.l_max = l_max
         self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
+        self.register_buffer("degrees", degrees_of_components(l_max), persistent=False)
+        self.degrees: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda:  # one product: launching several costs more than copies of the weights
+            return x.bmm(self.weight.index_select(0, self.degrees))
         blocks = [x[d * d : (d + 1) ** 2] for d in range(self.l_max + 1)]
         return torch.cat([x_l.bmm(w.expand(len(x_l), -1, -1)) for x_l, w in zip(blocks, self.weight, strict=True)])
 
@@ -139,11 +148,15 @@ class ElementLinear(torch.nn.Module):
         super().__init__()
         shared, own = torch.randn(l_max + 1, 1, n_in, n_out), torch.randn(l_max + 1, n_elements, n_in, n_out)
         self.weight = torch.nn.Parameter((0.8 * shared + 0.6 * own) / sqrt(n_in))
+        self.register_buffer("degrees", degrees_of_components(l_max), persistent=False)
+        self.degrees: torch.Tensor
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """One product: the channels of every atom, among zeros where other elements have theirs."""
         is_element = torch.nn.functional.one_hot(species, self.weight.shape[1]).to(x).unsqueeze(-1)
         x = (x.unsqueeze(2) * is_element).flatten(2)
+        if x.is_cuda:
+            return x.bmm(self.weight.flatten(1, 2).index_select(0, self.degrees))
         return torch.cat([x[d * d : (d + 1) ** 2] @ w.flatten(0, 1) for d, w in enumerate(self.weight)])
 
 
