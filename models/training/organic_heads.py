@@ -3,7 +3,7 @@
     python -m equipot.models.training.organic_heads --source DIR --out data/organic/heads
 
 DIR holds a folder for each set with extended XYZ files in eV and Å (docs/models.md names sources and licences). Each
-level becomes LEVEL-train.npz, LEVEL-valid.npz and, where there is one, LEVEL-test.npz, spread evenly over the molecules.
+level becomes LEVEL-train.npz, LEVEL-valid.npz and, where there is one, LEVEL-test.npz, spread over the molecules.
 """
 
 from __future__ import annotations
