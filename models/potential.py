@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,13 @@ class Prediction:
     forces_ev_per_ang: np.ndarray
     virial_ev: np.ndarray
     domain_distance: float | None
+    uncertainties_ev_per_ang: np.ndarray | None = None  # (n_atoms,) expected length of the error of each force
+
+    @property
+    def uncertainty_ev_per_ang(self) -> float | None:
+        """The largest of any atom."""
+        found = self.uncertainties_ev_per_ang
+        return None if found is None else float(found.max(initial=0.0))
 
     def stress_ev_per_ang3(self, volume_ang3: float) -> np.ndarray:
         """Stress (6,) in ASE's sign and Voigt order, of a cell of this volume."""
@@ -125,6 +132,29 @@ class TrainingDomain:
         return out
 
 
+class ForceUncertainty:
+    """Expected error of the force on each atom: how poorly training determines what its readout says (last layer).
+
+    The posterior of a linear readout of the features φ, Gaussian, has the variance φᵀ (Φᵀ Φ + λ)⁻¹ φ = |L φ|² with one
+    factor L for each element (a Laplace approximation of the last layer; Daxberger et al., NeurIPS 2021). Its root is
+    mapped to an error of forces by a power law that was fitted on held-out molecules.
+    """
+
+    def __init__(self, factors: torch.Tensor, scales: Sequence[float]) -> None:
+        self.factors = factors  # (n_elements, n_features + 1, n_features + 1), float64
+        self.scales = tuple(scales)  # exp(a) and b of error = exp(a) s^b, and the smallest error
+
+    def spreads(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """(n_atoms,) the uncalibrated spread, of features (n_atoms, n_features)."""
+        phi = torch.cat([features.double(), features.new_ones(len(features), 1).double()], dim=1)
+        return (self.factors[species] @ phi.unsqueeze(-1)).squeeze(-1).square().sum(-1).sqrt()
+
+    def errors_ev_per_ang(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """(n_atoms,) the expected length of the error of the force."""
+        factor, power, least = self.scales
+        return (factor * self.spreads(features, species) ** power).clamp(min=least)
+
+
 @dataclass(frozen=True, eq=False)
 class AtomicQuantities:
     """What a pass over a graph gives for every atom, numpy and float64 (the distances in the dtype of the pass).
@@ -137,6 +167,7 @@ class AtomicQuantities:
     forces_ev_per_ang: np.ndarray
     virials_ev: np.ndarray
     domain_distances: np.ndarray | None
+    uncertainties_ev_per_ang: np.ndarray | None = None
 
 
 class Potential:
@@ -151,11 +182,15 @@ class Potential:
         dtype: torch.dtype,
         device: torch.device,
         compiled: Callable[..., PassTensors] | None = None,
+        head: int = 0,
+        uncertainty: ForceUncertainty | None = None,
     ) -> None:
         self.card = card
         self.network = network
         self.reference_ev = np.atleast_2d(reference_ev)  # (n_heads, 119) by level of theory and atomic number, float64
         self.domain = domain
+        self.uncertainty = uncertainty
+        self.head = head  # the level of theory it speaks
         self.torch_dtype = dtype
         self.torch_device = device
         self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
@@ -174,8 +209,17 @@ class Potential:
         return self.card.cutoff_ang
 
     @property
+    def level_of_theory(self) -> str:
+        return self.card.level_names[self.head]
+
+    @property
+    def charges(self) -> tuple[int, ...]:
+        """Total charges it was trained for at this level of theory."""
+        return tuple(self.card.charges_of(self.head))
+
+    @property
     def elements(self) -> tuple[str, ...]:
-        return tuple(sorted(self.card.elements, key=NUMBERS.__getitem__))
+        return tuple(sorted(self.card.elements_of(self.head), key=NUMBERS.__getitem__))
 
     @property
     def dtype(self) -> str:
@@ -200,22 +244,30 @@ class Potential:
         return self._split(graph, self._compute(graph), [slice(a, b) for a, b in zip(starts, ends, strict=True)])
 
     def _compute(self, graph: AtomGraph) -> AtomicQuantities:
+        if graph.head is None and self.head:
+            graph = replace(graph, head=np.full(graph.n_systems, self.head))
         tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
             distances = self.domain.distances(descriptors, self.network.species_of_number[tensors[0]]).cpu().numpy()
+        errors = None
+        if self.uncertainty is not None:
+            a = self.network.architecture
+            species = self.network.species_of_number[tensors[0]]
+            features = descriptors[:, : a.n_layers * a.n_channels]
+            errors = self.uncertainty.errors_ev_per_ang(features, species).cpu().numpy()
         return AtomicQuantities(
-            energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances
+            energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances, errors
         )
 
     def _split(self, graph: AtomGraph, atoms: AtomicQuantities, systems: list[slice]) -> list[Prediction]:
-        head = 0 if graph.head is None else graph.head[graph.system_idx]
+        head = self.head if graph.head is None else graph.head[graph.system_idx]
         energies = atoms.energies_ev + self.reference_ev[head, graph.numbers]
         predictions = []
         for system in systems:
             virial = atoms.virials_ev[system].sum(0)
-            distances = atoms.domain_distances
+            distances, errors = atoms.domain_distances, atoms.uncertainties_ev_per_ang
             predictions.append(
                 Prediction(
                     energy_ev=float(energies[system].sum()),
@@ -223,6 +275,7 @@ class Potential:
                     forces_ev_per_ang=atoms.forces_ev_per_ang[system],
                     virial_ev=0.5 * (virial + virial.T),
                     domain_distance=None if distances is None else float(distances[system].max()),
+                    uncertainties_ev_per_ang=None if errors is None else errors[system],
                 )
             )
         return predictions
