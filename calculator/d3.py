@@ -76,6 +76,12 @@ class DispersionCalculator(Calculator):
                 results["stress"] = stress + full_3x3_to_voigt_6_stress(virial) / atoms.get_volume()
         self.results = results
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation, in the eyes of either part (a charge in info, for one)."""
+        changes: list[str] = list(super().check_state(atoms, tol=tol))
+        inner = getattr(self.calculator, "check_state", None)
+        return changes or (list(inner(atoms)) if inner is not None else [])
+
     def reset(self) -> None:
         """Forget what was computed, in both parts."""
         super().reset()

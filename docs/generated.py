@@ -1,4 +1,4 @@
-"""What of the documentation is made from the code: `<!-- generated: NAME -->` in a page stands for it (a hook of mkdocs)."""
+"""What of the documentation is made from the code, in place of `<!-- generated: NAME -->` (a hook of mkdocs)."""
 
 from __future__ import annotations
 
