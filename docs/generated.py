@@ -9,11 +9,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 MARK = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
+FETCHED_SCRIPT, OUR_COPY = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"  # 1.0.4, MIT
 
 
 def on_page_markdown(markdown: str, **_of_mkdocs: Any) -> str:
     """The page with what is made from the code in its place. Raises KeyError for a name nothing is known of."""
     return MARK.sub(lambda mark: MAKERS[mark[1]](), markdown)
+
+
+def on_post_page(output: str, *, page: Any, **_of_mkdocs: Any) -> str:
+    """The page with our copy of the one script that the theme would fetch from elsewhere."""
+    return output.replace(FETCHED_SCRIPT, "../" * page.url.count("/") + OUR_COPY)
+
+
+def on_post_template(output: str, **_of_mkdocs: Any) -> str:
+    """The same for 404.html, which is served at any address."""
+    return output.replace(FETCHED_SCRIPT, f"/{OUR_COPY}")
 
 
 def errors() -> str:
