@@ -26,6 +26,6 @@ phonons.run_mesh([12, 12, 12])
 frequencies = phonons.get_mesh_dict()["frequencies"]
 print(f"highest frequency {frequencies.max():.2f} THz (experiment 7.3), lowest {frequencies.min():.2f}")
 phonons.run_thermal_properties(t_min=300, t_max=300, t_step=1)
-print(f"heat capacity at 300 K: {phonons.get_thermal_properties_dict()['heat_capacity'][0]:.2f} J/(K mol)")
+print(f"heat capacity at 300 K: {phonons.thermal_properties.heat_capacity[0]:.2f} J/(K mol)")
 assert frequencies.min() > -0.1  # no imaginary frequencies
 assert 6.0 < frequencies.max() < 9.0
