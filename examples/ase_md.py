@@ -3,7 +3,7 @@
 import numpy as np
 from ase.build import molecule
 from ase.io import read
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
@@ -11,7 +11,7 @@ from equipot import EquipotCalculator
 
 ethanol = molecule("CH3CH2OH")
 ethanol.calc = EquipotCalculator("organic", dtype="float32")
-MaxwellBoltzmannDistribution(ethanol, temperature_K=300, rng=np.random.default_rng(1))
+thermalize_momenta(ethanol, temperature_K=300, rng=np.random.default_rng(1))
 Stationary(ethanol)
 
 before = ethanol.get_total_energy()
