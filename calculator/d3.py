@@ -85,8 +85,9 @@ class DispersionCalculator(Calculator):
     def reset(self) -> None:
         """Forget what was computed, in both parts."""
         super().reset()
-        if hasattr(getattr(self, "calculator", None), "reset"):
-            self.calculator.reset()
+        inner = getattr(self.calculator, "reset", None)
+        if inner is not None:
+            inner()
 
 
 class Dispersion:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from equipot.elements import NUMBERS, SYMBOLS
 from equipot.errors import InvalidParameterError, UnsupportedElementError
 from equipot.models.graph import batch_graphs
 from equipot.models.loading import load_potential
@@ -43,7 +44,7 @@ class EquipotModel(ModelInterface):
         self._device, self._dtype = self.potential.torch_device, self.potential.torch_dtype
         self._compute_stress = self._compute_forces = True
         self._memory_scales_with = "n_atoms_x_density"
-        self._known = np.isfinite(self.potential.reference_ev)
+        self._known = [NUMBERS[symbol] for symbol in self.potential.elements]
 
     def forward(self, state: Any, **_unused: Any) -> dict[str, torch.Tensor]:
         """What TorchSim asks for; `state` is a SimState or the mapping that stands for one."""
@@ -77,9 +78,7 @@ class EquipotModel(ModelInterface):
         return torch.as_tensor(np.asarray(values), dtype=self._dtype, device=self._device)
 
     def _refuse_unknown(self, numbers: np.ndarray) -> None:
-        from equipot.elements import SYMBOLS
-
-        for number in np.unique(numbers[~self._known[numbers]]):
+        for number in np.unique(numbers[~np.isin(numbers, self._known)]):
             raise UnsupportedElementError(
                 f"{self.potential.name} does not know {SYMBOLS[number]}.",
                 hint=f"It knows {', '.join(self.potential.elements)}.",

@@ -113,14 +113,14 @@ def _chgnet(name: str, device: str | None) -> BaseCalculator:
         return CHGNetCalculator(model, use_device=_device(device), on_isolated_atoms="error")
 
 
-def _mace_mp(name: str, device: str | None, dtype: str) -> BaseCalculator:
+def _mace_mp(name: str, device: str | None, dtype: str) -> Any:
     from mace.calculators import mace_mp
 
     with _quietly():
         return mace_mp(model=name, device=_device(device), default_dtype=dtype, dispersion=False)
 
 
-def _uma(task: str, device: str | None) -> BaseCalculator:
+def _uma(task: str, device: str | None) -> Any:
     from fairchem.core import FAIRChemCalculator, pretrained_mlip
 
     unit = pretrained_mlip.get_predict_unit("uma-s-1p1", device=_device(device))
