@@ -239,7 +239,8 @@ def main(words: Sequence[str]) -> int:
         print("usage: python -m equipot.calculator.contract NAME FILE [--single]", file=sys.stderr)
         return 2
     known = find_known(names[0])
-    systems = read(names[1], ":")
+    read_all = read(names[1], ":")
+    systems = read_all if isinstance(read_all, list) else [read_all]
     for atoms in systems:
         atoms.rattle(0.05, seed=0)
     findings = list(check_calculator(known.load_calculator, systems, Tolerances.single() if single else None))

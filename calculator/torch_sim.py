@@ -23,7 +23,7 @@ except ImportError as error:
     ) from error
 
 
-class EquipotModel(ModelInterface):
+class EquipotModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not typed here
     """Energies, forces and stresses of all systems of a TorchSim state, in one pass.
 
     `model`, `device` and `dtype` are those of `load_potential`. Energies (n_systems,) in eV, forces (n_atoms, 3) in

@@ -54,7 +54,8 @@ def mace_off23(device: str | None = None, dtype: str = "float64") -> BaseCalcula
     from mace.calculators import mace_off
 
     with _quietly():
-        return mace_off(model="medium", device=_device(device), default_dtype=dtype)
+        calculator: BaseCalculator = mace_off(model="medium", device=_device(device), default_dtype=dtype)
+        return calculator
 
 
 def nequip(device: str | None = None, path: str | None = None) -> BaseCalculator:
@@ -68,7 +69,8 @@ def nequip(device: str | None = None, path: str | None = None) -> BaseCalculator
             pointer="/model",
             hint=f"Compile one with nequip-compile, and set {NEQUIP_MODEL} to the file it wrote.",
         )
-    return NequIPCalculator.from_compiled_model(file, device=_device(device))
+    calculator: BaseCalculator = NequIPCalculator.from_compiled_model(file, device=_device(device))
+    return calculator
 
 
 def orb_v3(device: str | None = None) -> BaseCalculator:
@@ -77,14 +79,18 @@ def orb_v3(device: str | None = None) -> BaseCalculator:
     from orb_models.forcefield.inference.calculator import ORBCalculator
 
     model, adapter = pretrained.orb_v3_conservative_inf_omat(device=_device(device), precision="float32-highest")
-    return ORBCalculator(model, adapter, device=_device(device))
+    calculator: BaseCalculator = ORBCalculator(model, adapter, device=_device(device))
+    return calculator
 
 
 def mattersim(device: str | None = None, dtype: str = "float32") -> BaseCalculator:
     """MatterSim v1, 5 million parameters. Yang et al., arXiv 2405.04967."""
     from mattersim.forcefield import MatterSimCalculator
 
-    return MatterSimCalculator(load_path="MatterSim-v1.0.0-5M.pth", device=_device(device), dtype=dtype)
+    calculator: BaseCalculator = MatterSimCalculator(
+        load_path="MatterSim-v1.0.0-5M.pth", device=_device(device), dtype=dtype
+    )
+    return calculator
 
 
 def uma_omat(device: str | None = None) -> BaseCalculator:
@@ -101,7 +107,8 @@ def _sevennet(name: str, device: str | None) -> BaseCalculator:
     from sevenn.calculator import SevenNetCalculator
 
     with _quietly():
-        return SevenNetCalculator(name, device=_device(device))
+        calculator: BaseCalculator = SevenNetCalculator(name, device=_device(device))
+        return calculator
 
 
 def _chgnet(name: str, device: str | None) -> BaseCalculator:
@@ -110,21 +117,24 @@ def _chgnet(name: str, device: str | None) -> BaseCalculator:
         from chgnet.model.model import CHGNet
 
         model = CHGNet.load(model_name=name, use_device=_device(device), check_cuda_mem=False, verbose=False)
-        return CHGNetCalculator(model, use_device=_device(device), on_isolated_atoms="error")
+        calculator: BaseCalculator = CHGNetCalculator(model, use_device=_device(device), on_isolated_atoms="error")
+        return calculator
 
 
-def _mace_mp(name: str, device: str | None, dtype: str) -> Any:
+def _mace_mp(name: str, device: str | None, dtype: str) -> BaseCalculator:
     from mace.calculators import mace_mp
 
     with _quietly():
-        return mace_mp(model=name, device=_device(device), default_dtype=dtype, dispersion=False)
+        calculator: BaseCalculator = mace_mp(model=name, device=_device(device), default_dtype=dtype, dispersion=False)
+        return calculator
 
 
-def _uma(task: str, device: str | None) -> Any:
+def _uma(task: str, device: str | None) -> BaseCalculator:
     from fairchem.core import FAIRChemCalculator, pretrained_mlip
 
     unit = pretrained_mlip.get_predict_unit("uma-s-1p1", device=_device(device))
-    return FAIRChemCalculator(unit, task_name=task)
+    calculator: BaseCalculator = FAIRChemCalculator(unit, task_name=task)
+    return calculator
 
 
 def _device(device: str | None) -> str:

@@ -24,13 +24,15 @@ def rattled_copper() -> Atoms:
 
 
 def acetic_acid() -> Atoms:
-    atoms = molecule("CH3COOH")
+    atoms: Atoms = molecule("CH3COOH")
     atoms.rattle(0.05, seed=0)
     return atoms
 
 
-class Faulty(EMT):  # type: ignore[misc]  # ASE is not typed
+class Faulty(EMT):
     """EMT with a fault."""
+
+    n_calls = 0
 
     fault: Callable[[Faulty, Atoms, dict[str, Any]], None]
 
@@ -64,7 +66,7 @@ def _images(calc: Faulty, atoms: Atoms, results: dict[str, Any]) -> None:
 
 
 def _history(calc: Faulty, atoms: Atoms, results: dict[str, Any]) -> None:
-    calc.n_calls = getattr(calc, "n_calls", 0) + 1
+    calc.n_calls += 1
     results["energy"] += 1e-4 * calc.n_calls
 
 

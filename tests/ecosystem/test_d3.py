@@ -86,6 +86,7 @@ def test_a_model_name_takes_dispersion_in_python_and_the_result_says_so() -> Non
     copper = bulk("Cu", cubic=True, a=3.6)
     (plain,), (with_d3,) = singlepoint([copper], "elements"), singlepoint([copper], "elements+d3")
     energy, _, virial = Dispersion("pbe").evaluate(copper)
+    assert plain.energy_ev is not None
     assert with_d3.energy_ev == pytest.approx(plain.energy_ev + energy, abs=1e-10)
     assert plain.stress_ev_per_ang3 is not None
     assert with_d3.stress_ev_per_ang3 is not None
@@ -102,6 +103,8 @@ def test_dispersion_contracts_a_crystal() -> None:
         relax([bulk("Cu", cubic=True)], model, **settings) for model in ("elements", "elements+d3:pbe")
     )
     assert with_d3.converged
+    assert plain.atoms is not None
+    assert with_d3.atoms is not None
     assert with_d3.atoms.get_volume() < 0.98 * plain.atoms.get_volume()
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 
@@ -35,7 +36,7 @@ def test_it_keeps_the_contract_in_single_precision(name: str, check: object) -> 
     atoms.rattle(0.05, seed=0)
 
     def make() -> object:
-        calculator.reset()
+        calculator.reset()  # type: ignore[attr-defined]
         return calculator
 
     check(make, atoms, Tolerances.single())  # type: ignore[operator]
@@ -58,6 +59,7 @@ def test_lattice_constants_are_those_of_experiment_within_two_per_cent(name: str
     atoms = bulk(formula, structure, a=1.03 * constant)
     (result,) = relax([atoms], name, cell_filter="frechet", fmax_ev_per_ang=0.02, optimizer="lbfgs")
     assert result.converged
+    assert result.atoms is not None
     ratio = (result.atoms.get_volume() / atoms.get_volume()) ** (1 / 3)
     assert 1.03 * ratio == pytest.approx(1.0, abs=0.02)
 
@@ -71,4 +73,5 @@ def test_the_command_line_relaxes_a_crystal_of_elements_that_ours_do_not_know(na
     )
     assert run.returncode == 0, run.stderr
     relaxed = read(tmp_path / "out" / "final.extxyz")
+    assert isinstance(relaxed, Atoms)
     assert 5.4 < relaxed.cell.lengths()[0] < 5.8
