@@ -265,6 +265,14 @@ class RemoteJob:
         self.record = _record(self._client.request("POST", f"{self._path}/resume").json())
         return self
 
+    def extend(self, *, n_steps: int | None = None, duration_ps: float | None = None) -> RemoteJob:
+        """Let a dynamics that has ended go on for more steps, on the same noise. Raises ConflictError while it runs."""
+        given = {"n_steps": n_steps, "duration_ps": duration_ps}
+        body = {name: value for name, value in given.items() if value is not None}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        self.record = _record(self._client.request("POST", f"{self._path}/extend", json=body, headers=headers).json())
+        return self
+
     def delete(self) -> None:
         """Remove it with all its data. Raises ConflictError while it runs."""
         self._client.request("DELETE", self._path)

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look, cancel, resume, delete."""
+"""Jobs: submit, list, look, cancel, resume, extend, delete."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from equipot.cards import find_model
 from equipot.errors import ConflictError, UnknownModelError
-from equipot.params import JobKind
+from equipot.params import Extension, JobKind, invalid_parameters
+from equipot.service import extension
 from equipot.service.api.context import (
     IdempotencyKey,
     Job,
@@ -24,12 +26,25 @@ from equipot.service.api.context import (
 )
 from equipot.service.api.schemas import Estimate, JobList
 from equipot.service.api.submission import Submission, parse_json, prepare
+from equipot.service.idempotency import Reservation
 from equipot.service.records import JobRecord, JobWarning
 from equipot.service.states import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LARGEST_PAGE = 1000
+EXTENSION = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": Extension.model_json_schema(),
+            "examples": {
+                "steps": {"summary": "Ten thousand steps more", "value": {"n_steps": 10_000}},
+                "time": {"summary": "Five picoseconds more", "value": {"duration_ps": 5.0}},
+            },
+        }
+    },
+}
 
 
 @router.post("", status_code=202, responses={200: {"model": Estimate}, 202: {"model": JobRecord}})
@@ -114,6 +129,21 @@ def resume_job(use: Use, job: Job) -> Response:
     return json_response(use.store.resume(job.id).model_dump(mode="json"), 202)
 
 
+@router.post(
+    "/{job_id}/extend", status_code=202, responses={202: {"model": JobRecord}}, openapi_extra={"requestBody": EXTENSION}
+)
+async def extend_job(request: Request, use: Use, job: Job, idempotency_key: IdempotencyKey = None) -> Response:
+    """Let a molecular dynamics that has ended go on for more steps, as if it had been asked for them from the start.
+
+    The same job goes on from its last step on the same stream of noise: trajectory, time series and results are, bit by
+    bit on a CPU, those of one submitted for the longer time.
+    """
+    body = await request.body()
+    record, replayed = await run_in_threadpool(_extend, use, job.id, body, idempotency_key)
+    headers = {"Idempotent-Replayed": "true"} if replayed else {}
+    return json_response(record.model_dump(mode="json"), 202, headers)
+
+
 @router.delete("/{job_id}", status_code=204)
 def delete_job(use: Use, job: Job) -> Response:
     """Remove a job that has ended, with all its data."""
@@ -134,6 +164,26 @@ def _submit(use: Services, body: bytes, key: str | None) -> tuple[JobRecord, boo
         idempotency_key=key,
         **ready.fields,
     )
+
+
+def _extend(use: Services, job_id: str, body: bytes, key: str | None) -> tuple[JobRecord, bool]:
+    data = parse_json(body)
+    try:
+        more = Extension.model_validate(data)
+    except ValidationError as error:
+        raise invalid_parameters(error, known=Extension) from error
+    if key is None:
+        return extension.extend_job(use.store, job_id, more), False
+    reservation = Reservation(use.store.redis, f"extend:{job_id}:{key}", job_id, data)
+    if reservation.take():
+        return use.store.get(job_id), True
+    try:
+        record = extension.extend_job(use.store, job_id, more)
+    except BaseException:
+        reservation.release()
+        raise
+    reservation.keep(use.settings.idempotency_ttl_s)
+    return record, False
 
 
 def _device_warnings(use: Services, ready: Submission) -> list[JobWarning]:
