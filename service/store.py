@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from equipot.params import AnyParams, Device, Dtype, JobKind, MDParams, RelaxPar
 from equipot.service.doorbell import DEVICE_CLASSES, Doorbell
 from equipot.service.idempotency import Reservation
 from equipot.service.job_files import JOB_ID, JobFiles, new_job_id, write_atomically
+from equipot.service.manifest import digest_of, write_manifest
 from equipot.service.records import Event, JobRecord, JobWarning, record_from_hash, utc_now
 from equipot.service.roster import Roster
 from equipot.service.scripts import Scripts, require_text
@@ -124,6 +126,7 @@ class JobStore:
             "shards": _sizes(inputs),
             "idempotency": reservation.final if reservation else None,
             "warnings": [warning.model_dump() for warning in warnings],
+            "structures_sha256": digest_of(structures),
             "sent": {key: value for key, value in request_json.items() if key != "structures"},
         }
         try:
@@ -366,7 +369,11 @@ class JobStore:
         if shard_states & {"pending", "running"}:
             return False
         end = derive_job_state(json.loads(text), cancelled="cancelled" in shard_states)
-        return bool(self.scripts.run("finish", job_id, end.value))
+        if not self.scripts.run("finish", job_id, end.value):
+            return False
+        with suppress(OSError):  # made when it is asked for, if it cannot be written now
+            write_manifest(self.files, self.get(job_id))
+        return True
 
     def save_record(self, job_id: str) -> JobRecord:
         """Write the record as it is now to the job's directory, and return it."""

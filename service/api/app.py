@@ -20,9 +20,10 @@ from equipot.service.api.context import PROBLEMS, Services, refuse_unknown_query
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
 from equipot.service.api.openapi import describe
-from equipot.service.api.routes import evaluate, jobs, models, operations, pages, results, structures
+from equipot.service.api.routes import artifacts, evaluate, jobs, models, operations, pages, results, structures
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.artifacts import Exports
 from equipot.service.desk import Desk
 from equipot.service.logs import configure_logs
 from equipot.service.redis_server import connect
@@ -62,10 +63,17 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     )
     metrics = Metrics()
     app.state.services = Services(
-        settings, store, metrics, FileReader(), EventHub(store, closing), Desk(store.redis), closing
+        settings=settings,
+        store=store,
+        metrics=metrics,
+        reader=FileReader(),
+        hub=EventHub(store, closing),
+        desk=Desk(store.redis),
+        exports=Exports(settings.data_dir),
+        closing=closing,
     )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    for module in (jobs, evaluate, results, structures, models, operations, pages):
+    for module in (jobs, evaluate, results, artifacts, structures, models, operations, pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -20,6 +20,7 @@ from equipot.errors import InvalidParameterError, JobNotFoundError
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.artifacts import Exports
 from equipot.service.desk import Desk
 from equipot.service.records import JobRecord
 from equipot.service.settings import Settings
@@ -46,6 +47,7 @@ class Services:
     reader: FileReader
     hub: EventHub
     desk: Desk
+    exports: Exports
     closing: asyncio.Event  #: set when the server is asked to stop: streams end themselves
     waiters: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MOST_WAITING))
 

@@ -36,6 +36,7 @@ STATUS: dict[str, int] = {
     "job-not-found": 404,
     "not-found": 404,
     "method-not-allowed": 405,
+    "range-not-satisfiable": 416,
     "conflict": 409,
     "not-resumable": 409,
     "damaged-data": 500,
@@ -52,6 +53,7 @@ STATUS: dict[str, int] = {
 HTTP_TITLES = {
     "not-found": "There is nothing at this address",
     "method-not-allowed": "The address does not take this method",
+    "range-not-satisfiable": "The file does not have these bytes",
 }
 
 #: what each type means and what to do about it, shown at /problems/{code}
@@ -73,6 +75,8 @@ MEANING: dict[str, str] = {
     "job-not-found": "There is no job with this id, or it was deleted.",
     "not-found": "There is nothing at this address. `/docs` lists what there is.",
     "method-not-allowed": "The address exists but does not take this method; the `Allow` header says which it takes.",
+    "range-not-satisfiable": "The `Range` header asks for bytes beyond the end of the file; `Content-Range` says how many "
+    "there are.",
     "conflict": "The job is in a state that does not allow this. Look at its `state` and try what fits.",
     "not-resumable": "The job cannot go on: it has nothing left to do, or never reached a checkpoint.",
     "damaged-data": "A file of the job on the server is cut off or overwritten. What is whole can still be had: choose "

@@ -116,6 +116,37 @@ class ThermoTable(Schema):
     items: list[dict[str, Any]]
 
 
+class Artifact(Schema):
+    """A file of a job. `role` is input, output, state, manifest or export."""
+
+    name: str
+    role: str
+    size_bytes: int | None = Field(description="null for an export that has not been made yet")
+    sha256: str | None = Field(description="null while the job runs, and for an export that has not been made yet")
+    url: str
+
+
+class ArtifactList(Schema):
+    items: list[Artifact]
+    next_page_token: str
+
+
+class Manifest(Schema):
+    """Where the numbers of a job come from."""
+
+    job_id: str
+    kind: str
+    state: str
+    model: dict[str, Any]
+    params: dict[str, Any]
+    dtype: str
+    device: str
+    versions: dict[str, str]
+    input_sha256: str | None
+    shards: list[dict[str, Any]]
+    files: list[dict[str, Any]]
+
+
 class UploadedStructure(Schema):
     """A file that was read. `structure_ids` has every structure in it, `structure` shows the first."""
 

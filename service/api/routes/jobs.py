@@ -148,6 +148,7 @@ async def extend_job(request: Request, use: Use, job: Job, idempotency_key: Idem
 def delete_job(use: Use, job: Job) -> Response:
     """Remove a job that has ended, with all its data."""
     use.store.delete(job.id)
+    use.exports.forget(job.id)
     return Response(status_code=204)
 
 
