@@ -66,6 +66,8 @@ class Claims:
             params=static["params"],
             dtype=static["dtype"],
             device=self._device if static["device"] == "auto" else static["device"],
+            reproducible=static.get("reproducible", False),
+            compile=static.get("compile"),
             system_offset=int(offset),
             n_systems=int(n_systems),
             wall_left_s=None if limit_s is None else limit_s - float(ran_ms) / 1000,

@@ -7,9 +7,11 @@ from typing import Any
 
 from equipot.errors import ConflictError, InvalidParameterError, NotResumableError
 from equipot.params import Extension, MDParams
+from equipot.service import reuse
 from equipot.service.records import JobRecord, utc_now
 from equipot.service.states import JobState
 from equipot.service.store import JobStore, shard_key
+from equipot.service.webhook_queue import await_end
 from equipot.simulation.extension import extend_run
 
 EXTENDABLE = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED)
@@ -46,6 +48,9 @@ def extend_job(store: JobStore, job_id: str, more: Extension) -> JobRecord:
         said = {"at": utc_now(), "from_n_steps": record.params["n_steps"], "to_n_steps": params.n_steps}
         extensions = [*request.get("extensions", ()), said]
         store.files.rewrite_request(job_id, {**request, "static": static, "extensions": extensions})
+        reuse.forget(store, request)
+        reuse.remember(store, store.files.read_request(job_id))
+        await_end(store.redis, static)
         store.scripts.run("extend", job_id, json.dumps(static), json.dumps(going_on))
     record = store.save_record(job_id)
     store.doorbell.ring(store.device_class(record.device), len(going_on))

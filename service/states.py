@@ -36,7 +36,7 @@ class ShardState(StrEnum):
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
-#: From where to where a job may go. `resume` leads from an unsuccessful end back to the queue, `extend` from a good one.
+#: From where to where a job may go. `resume` leads from an unsuccessful end to the queue, `extend` from a good one.
 LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.CANCELLED, *TERMINAL}),
     JobState.STARTING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, *TERMINAL}),

@@ -1,4 +1,4 @@
-"""Making a dynamics that has ended longer: it goes on from its last step as if it had been asked for more from the start.
+"""Making a dynamics that has ended longer: it goes on as if it had been asked for more from the start.
 
 No torch: the API does this. What the run wrote only because it ended, its results and perhaps a last frame and a last
 row between two that were due, is dropped; everything else stays as it is.

@@ -33,7 +33,9 @@ def file_response(request: Request, path: Path, n_bytes: int, tag: str, media_ty
     if _range_counts(request.headers.get("if-range"), tag):
         wanted = wanted_range(request.headers.get("range", ""), n_bytes)
         if wanted == range(0):
-            problem = plain_problem("range-not-satisfiable", f"The file has {n_bytes} bytes.", "Ask for a part of them.")
+            problem = plain_problem(
+                "range-not-satisfiable", f"The file has {n_bytes} bytes.", "Ask for a part of them."
+            )
             return problem_response(request, problem, {"Content-Range": f"bytes */{n_bytes}"})
         if wanted is not None:
             start, stop, status = wanted.start, wanted.stop, 206

@@ -73,7 +73,12 @@ class Estimate(Schema):
     params: dict[str, Any]
     n_systems: int
     n_atoms: int
-    n_edges: int
+    n_edges: int = Field(description="neighbours within the cutoff, summed over the atoms")
+    seconds: float | None = Field(description="of running, likely; null while no worker has measured anything")
+    seconds_at_most: float | None = Field(description="if every system takes all the steps it may")
+    seconds_per_step: float | None
+    memory_bytes: int | None = Field(description="at the peak, for the largest system; null if it was not measured")
+    measured_on: str = Field(description="this potential, another potential, or nothing yet")
     queue_position: int
     warnings: list[JobWarning]
 
@@ -124,6 +129,8 @@ class Artifact(Schema):
     size_bytes: int | None = Field(description="null for an export that has not been made yet")
     sha256: str | None = Field(description="null while the job runs, and for an export that has not been made yet")
     url: str
+    signed_url: str = Field(description="works without an API key until signed_url_expires_at")
+    signed_url_expires_at: str
 
 
 class ArtifactList(Schema):

@@ -420,7 +420,20 @@ class JobFields(Params):
     priority: int = Field(0, ge=-10, le=10, description="from -10 to 10; larger goes first")
     dtype: Dtype = Field("float64", description="the precision of the potential")
     device: Device = Field("auto", description="where to compute")
+    level_of_theory: str | None = Field(
+        None, max_length=200, description="refuse the job unless the model is of this level, as /v1/models says it"
+    )
+    reproducible: bool = Field(False, description="on a GPU, compute each system in a pass of its own, to the last bit")
+    compile: bool | None = Field(
+        None, description="compile the potential for the CPU, a minute the first time; as the worker is set if absent"
+    )
     max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
+    webhook_url: str | None = Field(
+        None, max_length=2000, description="https address that is told, signed, when the job has ended"
+    )
+    use_cache: bool = Field(
+        False, description="give the results of an earlier job that computed exactly this, if there is one"
+    )
 
 
 class SinglepointJob(JobFields):

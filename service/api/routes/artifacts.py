@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 
 from equipot.service.api.context import Job, Services, Use, finite, json_response
@@ -15,7 +16,7 @@ from equipot.service.api.ranges import file_response
 from equipot.service.api.schemas import ArtifactList
 from equipot.service.artifacts import EXPORTS, KeptFile, kept_files, state_tag
 from equipot.service.manifest import MANIFEST, read_manifest
-from equipot.service.records import JobRecord
+from equipot.service.records import JobRecord, utc_text
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["results"])
 
@@ -48,7 +49,14 @@ def list_artifacts(request: Request, use: Use, job: Job) -> Response:
 
 
 @router.get("/{name}", response_class=Response, responses=ANSWERS)
-def get_artifact(request: Request, use: Use, job: Job, name: Name) -> Response:
+def get_artifact(
+    request: Request,
+    use: Use,
+    job: Job,
+    name: Name,
+    expires: Annotated[str, Query(max_length=20, description="of a signed address")] = "",
+    signature: Annotated[str, Query(max_length=64, description="of a signed address")] = "",
+) -> Response:
     """A file of the job, with an ETag (its sha256 once the job has ended); Range, If-Range and If-None-Match count."""
     if name == MANIFEST and job.is_over:
         read_manifest(use.store.files, job)
@@ -84,7 +92,16 @@ def _item(
     use: Services, job: JobRecord, name: str, role: str, n_bytes: int | None, sha256: str | None
 ) -> dict[str, Any]:
     path = f"/v1/jobs/{job.id}/artifacts/{name}"
-    return {"name": name, "role": role, "size_bytes": n_bytes, "sha256": sha256, "url": path}
+    expires = int(time.time()) + use.settings.signed_url_s
+    return {
+        "name": name,
+        "role": role,
+        "size_bytes": n_bytes,
+        "sha256": sha256,
+        "url": path,
+        "signed_url": f"{path}?{use.signer.signed_query(path, expires)}",
+        "signed_url_expires_at": utc_text(expires),
+    }
 
 
 def _version(job: JobRecord) -> str:
