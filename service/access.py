@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from equipot.errors import EquipotError, ForbiddenError, InvalidParameterError, UnauthorizedError
+from equipot.errors import ForbiddenError, InvalidParameterError, UnauthorizedError
 from equipot.service.records import JobRecord, utc_text
 from equipot.service.settings import Settings
 
@@ -244,11 +244,11 @@ def keys_needed(settings: Settings, keys: KeyFile) -> bool:
 
 
 def refuse_open_door(settings: Settings) -> None:
-    """Raises EquipotError if the service would answer the world without keys, or ask for keys that nobody has."""
+    """Raises UnauthorizedError if the service would answer the world without keys, or ask for keys that nobody has."""
     keys = KeyFile(settings.data_dir)
     if keys_needed(settings, keys) and not keys.all():
         where = "" if is_loopback(settings.host) else f" on {settings.host}, where other machines reach it"
-        raise EquipotError(
+        raise UnauthorizedError(
             f"There is no API key, so the service does not start{where}.",
             hint=f"Make one: equipot keys create NAME --data-dir {settings.data_dir}. Or let everybody in who reaches "
             "the port: EQUIPOT_ACCESS=open.",

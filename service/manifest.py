@@ -54,6 +54,7 @@ def manifest_of(files: JobFiles, record: JobRecord) -> dict[str, Any]:
         "started_at": record.started_at,
         "finished_at": record.finished_at,
         "extensions": request.get("extensions", []),
+        "cached_from": request.get("cached_from"),
         "outcomes": record.outcomes,
         "warnings": [warning.model_dump() for warning in record.warnings],
         "versions": {"equipot": __version__},

@@ -152,8 +152,8 @@ class JobStore:
                 admit(job_id)
             if self.redis.scard("equipot:live") >= self.settings.max_queued_jobs:
                 raise self._full()
-            earlier = reuse.earlier_job(self, request) if use_cache else None
-            if earlier is not None and reuse.take_over(self, request, earlier):
+            same = reuse.earlier_job(self, request) if use_cache else None
+            if same is not None and reuse.take_over(self, request, same):
                 return self.save_record(job_id), False
             self.files.write_request(job_id, request, inputs)
             self.register(request, most=self.settings.max_queued_jobs)

@@ -144,7 +144,7 @@ class Webhooks:
         redis.expire(key, 30 * 86400)
         try:
             answer = self._send(record, record.webhook_url)
-        except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (InvalidParameterError, OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
             answer = f"{type(error).__name__}: {str(error)[:200]}"
         said = {"answer": answer, "at": utc_now()}
         redis.delete(f"equipot:webhook:trying:{record.id}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -23,6 +24,15 @@ keys = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+class ScopeName(StrEnum):
+    """The scopes of equipot.service.access, for an option that may be repeated."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -35,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 def create(
     owner: Annotated[str, typer.Argument(help="Whose key it is; all keys of an owner see the same jobs.")],
     scope: Annotated[
-        list[Literal["read", "write", "admin"]] | None,
+        list[ScopeName] | None,
         typer.Option(help="read, write (the default is both) or admin, who sees everybody's jobs; may be repeated."),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Days until it ends (default: never).")] = None,
@@ -65,7 +75,13 @@ def create(
         retention_days=retention_days,
     )
     file, folder = _keys(data_dir)
-    key, text = file.create(owner, scope or ["read", "write"], expires_in_days=expires_in_days, limits=limits)
+    scopes = [one.value for one in scope or (ScopeName.READ, ScopeName.WRITE)]
+    key, text = file.create(
+        owner,
+        scopes,
+        expires_in_days=expires_in_days,
+        limits=limits,
+    )
     secret = _webhook_secret(Signer(folder), owner)
     if as_json:
         show_json({**key_as_json(key), "key": text, "webhook_secret": secret})
