@@ -128,7 +128,8 @@ def test_a_name_that_leads_to_this_machine_is_found_out_when_it_is_looked_up() -
 @pytest.mark.parametrize(
     "text",
     "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 "
-    "::1 :: fe80::1 fc00::1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 2002:7f00:1:: ff02::1 198.18.0.1".split(),
+    "::1 :: fe80::1 fc00::1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 "
+    "2002:7f00:1:: ff02::1 198.18.0.1".split(),
 )
 def test_private_addresses_are_known_in_every_dress(text: str) -> None:
     assert not is_public(ipaddress.ip_address(text))
