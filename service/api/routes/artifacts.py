@@ -14,7 +14,7 @@ from equipot.service.api.context import Job, Services, Use, finite, json_respons
 from equipot.service.api.downloads import Selection, Trajectory, thermo_chunks, thermo_rows
 from equipot.service.api.ranges import file_response
 from equipot.service.api.schemas import ArtifactList
-from equipot.service.artifacts import EXPORTS, KeptFile, kept_files, state_tag
+from equipot.service.artifacts import EXPORTS, MEDIA_TYPES, KeptFile, kept_files, state_tag
 from equipot.service.manifest import MANIFEST, read_manifest
 from equipot.service.records import JobRecord, utc_text
 
@@ -22,7 +22,8 @@ router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["results"])
 
 LARGEST_EXPORT_PAGE = 1000
 Name = Annotated[str, Path(max_length=100, description="as the list has it")]
-FILE = {"content": {"application/octet-stream": {}}, "description": "the file, or the part asked for by Range"}
+CONTENT: dict[str, Any] = {kind.partition(";")[0]: {} for kind in (*EXPORTS.values(), *MEDIA_TYPES.values())}
+FILE = {"content": CONTENT, "description": "the file, or the part asked for by Range"}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: FILE,
     206: FILE,
