@@ -15,7 +15,7 @@ from equipot.service.commands.display import err, out, show_json
 from equipot.service.commands.serving import DataDirOption, settings_with
 
 if TYPE_CHECKING:
-    from equipot.service.access import KeyFile
+    from equipot.service.access import KeyFile, Scope
 
 keys = typer.Typer(
     no_args_is_help=True,
@@ -75,7 +75,7 @@ def create(
         retention_days=retention_days,
     )
     file, folder = _keys(data_dir)
-    scopes = [one.value for one in scope or (ScopeName.READ, ScopeName.WRITE)]
+    scopes: list[Scope] = [one.value for one in scope or (ScopeName.READ, ScopeName.WRITE)]
     key, text = file.create(
         owner,
         scopes,
