@@ -6,15 +6,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from equipot.errors import EquipotError, TimedOutError, error_from_problem
+from equipot.service.calibration import note_run
 from equipot.service.claims import Answer, Claims
 from equipot.service.engines import Engines
-from equipot.service.pace import Pace, note_run
+from equipot.service.pace import Pace
 from equipot.service.records import ShardClaim
 from equipot.service.settings import Settings
 from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
@@ -255,7 +257,8 @@ class Workbench:
         )
         log.info("ended", state=state.value, answer=answer, **shard.outcomes)
         if shard.run is not None and shard.claim.attempt == 1 and state is ShardState.DONE:
-            note_run(Pace(self._store.redis), shard.run, shard.busy_s, shard.claim.dtype, shard.claim.device)
+            with suppress(EquipotError):  # an estimate that cannot be bettered must not cost a result
+                note_run(Pace(self._store.redis), shard.run, shard.busy_s, shard.claim.dtype, shard.claim.device)
         self._drop(shard)
 
     @staticmethod

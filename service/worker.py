@@ -23,13 +23,14 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from equipot.errors import EquipotError
+from equipot.service.calibration import calibrate
 from equipot.service.claims import Claims
 from equipot.service.desk import Desk
 from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
 from equipot.service.engines import Engines
 from equipot.service.evaluator import Evaluator
 from equipot.service.logs import configure_logs
-from equipot.service.pace import Pace, calibrate
+from equipot.service.pace import Pace
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
 from equipot.service.redis_server import connect, running_url
