@@ -100,7 +100,11 @@ def test_an_estimate_grows_with_the_work_and_stands_on_measurements(working_api:
         answer: dict[str, Any] = working_api.http.post("/v1/jobs?validate_only=true", json=body).json()
         return answer
 
-    short, long, many = estimate(99), estimate(9999), estimate(99, 10)
+    for _ in range(20):  # a worker notes how long a run took when its job has ended already
+        short, long, many = estimate(99), estimate(9999), estimate(99, 10)
+        if estimate(99) == short:
+            break
+        time.sleep(0.2)
     assert short["measured_on"] == "this potential"
     assert 0 < short["seconds"] <= short["seconds_at_most"]
     assert long["seconds"] == pytest.approx(100 * short["seconds"], rel=0.02)
