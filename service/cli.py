@@ -14,7 +14,7 @@ import typer
 
 import equipot
 from equipot.errors import EquipotError, InputError
-from equipot.service.commands import analyze, compute, doctor, export, jobs, models, serving, training
+from equipot.service.commands import analyze, compute, doctor, export, jobs, keys, models, serving, training, verify
 from equipot.service.commands.display import show_error
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -50,9 +50,11 @@ compute.add_to(app)
 export.add_to(app)
 doctor.add_to(app)
 jobs.add_to(app)
+keys.add_to(app)
 models.add_to(app)
 serving.add_to(app)
 training.add_to(app)
+verify.add_to(app)
 
 
 def main() -> NoReturn:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import httpx
 
-from equipot.errors import EquipotError, TimedOutError, UnavailableError, error_from_problem
+from equipot.errors import ConflictError, EquipotError, TimedOutError, UnavailableError, error_from_problem
 from equipot.params import JobKind
 from equipot.service.records import Event, JobRecord, Progress
 from equipot.structure import Structure
@@ -265,6 +265,14 @@ class RemoteJob:
         self.record = _record(self._client.request("POST", f"{self._path}/resume").json())
         return self
 
+    def extend(self, *, n_steps: int | None = None, duration_ps: float | None = None) -> RemoteJob:
+        """Let a dynamics that has ended go on for more steps, on the same noise. Raises ConflictError while it runs."""
+        given = {"n_steps": n_steps, "duration_ps": duration_ps}
+        body = {name: value for name, value in given.items() if value is not None}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        self.record = _record(self._client.request("POST", f"{self._path}/extend", json=body, headers=headers).json())
+        return self
+
     def delete(self) -> None:
         """Remove it with all its data. Raises ConflictError while it runs."""
         self._client.request("DELETE", self._path)
@@ -305,6 +313,35 @@ class RemoteJob:
         """Where the numbers come from."""
         answer: dict[str, Any] = self._client.request("GET", f"{self._path}/manifest").json()
         return answer
+
+    def artifacts(self) -> list[dict[str, Any]]:
+        """The files that can be fetched: name, role, size_bytes, sha256, url, signed_url."""
+        items: list[dict[str, Any]] = self._client.request("GET", f"{self._path}/artifacts").json()["items"]
+        return items
+
+    def artifact_chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file, piece by piece; a broken connection goes on where it broke."""
+        have, tag = 0, ""
+        pauses = self._client._pauses()
+        while True:
+            headers = {"Range": f"bytes={have}-", "If-Range": tag} if have else {}
+            try:
+                with self._client._http.stream("GET", f"{self._path}/artifacts/{name}", headers=headers) as answer:
+                    if answer.status_code >= 400:
+                        answer.read()
+                        raise error_of(answer) or EquipotError("The file was refused.")
+                    if have and answer.status_code != 206:
+                        raise ConflictError("The file changed while it was fetched.", hint="Fetch it again.")
+                    tag = answer.headers["ETag"]
+                    for chunk in answer.iter_bytes():
+                        have += len(chunk)
+                        yield chunk
+            except httpx.TransportError as error:
+                if (pause_s := next(pauses)) is None:
+                    raise self._client._away(error) from error
+                time.sleep(pause_s)
+            else:
+                return
 
     def events(self, last_id: str = "0") -> Iterator[Event]:
         """What happens, as it happens, each event once and to the end, however often the connection breaks."""

@@ -86,6 +86,7 @@ class Run:
         self._engine = Engine(provider)
         self._files = _Files()
         self._results: dict[int, dict[str, Any]] = {}
+        self._completed: list[Moving] = []  # as they were at their last step: a dynamics can be made longer
         self._differences: tuple[str, ...] = ()
         self._failure: BaseException | None = None
         self._recorder: Recorder | None = None
@@ -252,11 +253,13 @@ class Run:
         if header["complete"]:
             self._differences = tuple(header["differences"])
             return
+        request = self.request
         found = _differences(self.request, {**identity, "equipot": __version__})
         self._differences = tuple(dict.fromkeys([*header["differences"], *found]))
-        request = self.request
-        for system in snapshot.restore(header["systems"], tensors, request.structure, request.motion, request.guards):
+        how = tensors, request.structure, request.motion, request.guards
+        for system in snapshot.restore(header["systems"], *how):
             self._engine.add(system)
+        self._completed = snapshot.restore(header.get("completed", ()), *how)
 
     def _step(self) -> None:
         events = self._engine.step()  # if this raises, no system has moved and the run can still be checkpointed
@@ -303,6 +306,8 @@ class Run:
         if system.state.evaluation is not None and self._files.last_saved.get(system.idx) != system.state.step:
             frame = self._save_frame(system)
         self._keep(result_of(system, verdict, self.request, self._differences))
+        if verdict.outcome is Outcome.COMPLETED and self.request.kind == "md":
+            self._completed.append(system)
         return frame
 
     def _keep(self, result: SystemResult) -> None:
@@ -328,9 +333,12 @@ class Run:
     def _commit(self, wait: bool) -> None:
         assert self._recorder is not None
         entries, tensors = snapshot.take(self._engine.systems.values())
+        completed, last_tensors = snapshot.take(self._completed)
+        tensors |= last_tensors
         header = {
             "complete": self.done,
             "systems": entries,
+            "completed": completed,
             "last_saved": dict(self._files.last_saved),
             "differences": list(self._differences),
             "equipot": __version__,

@@ -29,6 +29,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": body, "examples": JOB_EXAMPLES}},
         }
+        document["components"]["securitySchemes"] = {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "where keys are needed: `eqp_...`"}
+        }
+        document["security"] = [{}, {"apiKey": []}]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         app.openapi_schema = document

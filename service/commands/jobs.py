@@ -166,6 +166,21 @@ def resume(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
         _say(client.get(job_id).resume())
 
 
+@jobs.command("extend")
+def extend(
+    job_id: JobId,
+    n_steps: Annotated[int | None, typer.Option(min=1, help="Further steps.")] = None,
+    duration_ps: Annotated[float | None, typer.Option(help="Further simulated time, ps, instead.")] = None,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Let a molecular dynamics that has ended go on for longer, as if it had been submitted so.
+
+    Example: equipot jobs extend 01JD... --n-steps 10000
+    """
+    with connect(server) as client:
+        _say(client.get(job_id).extend(n_steps=n_steps, duration_ps=duration_ps))
+
+
 @jobs.command("rm")
 def rm(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
     """Remove a job that has ended, with all its data.
