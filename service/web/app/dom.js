@@ -25,18 +25,18 @@ const ICONS = {
   minus: "M6 12h12",
   camera: "M4 8h3.5L9 5.5h6L16.5 8H20v11H4zM12 10a3.2 3.2 0 1 0 0 6.4 3.2 3.2 0 0 0 0-6.4",
   full: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
-  bonds: "M9.1 14.9l5.8-5.8M7 14.5a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5M17 4.500a2.500 2.500 0 1 0 0 5 2.500 2.500 0 0 0 0-5",
-  spheres: "M9.500 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12M16 11a4 4 0 1 1-2.500 7",
-  label: "M4 6.500h9.500l6 5.500-6 5.500H4z",
-  cell: "M4 8.500l8-4.500 8 4.500v8l-8 4-8-4zM4 8.500l8 4 8-4M12 12.500V20.500",
+  bonds: "M9.1 14.9l5.8-5.8M7 14.5a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5M17 4.500a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5",
+  spheres: "M9.5 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12M16 11a4 4 0 1 1-2.5 7",
+  label: "M4 6.500h9.500l6 5.5-6 5.500H4z",
+  cell: "M4 8.500l8-4.5 8 4.500v8l-8 4-8-4zM4 8.500l8 4 8-4M12 12.500V20.5",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
-  download: "M12 4v11M7.500 11l4.500 4.500 4.500-4.500M5 20h14",
-  upload: "M12 16V5M7.500 9.500L12 5l4.500 4.500M5 20h14",
+  download: "M12 4v11M7.5 11l4.5 4.5 4.5-4.500M5 20h14",
+  upload: "M12 16V5M7.5 9.500L12 5l4.5 4.500M5 20h14",
   close: "M6 6l12 12M18 6L6 18",
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
-  key: "M14.500 4a5.500 5.500 0 1 0 2 10.600l1 1H20v2.500h-2V20h-3v-2.500l-2.500-2.500M14 9.500h.01",
+  key: "M15 4.500a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9M11.8 12.200L4.5 19.500M7.5 16.500l2.5 2.5",
   arrow: "M5 12h14M13 6l6 6-6 6",
-  check: "M5 12.500l4.500 4.500L19 7.500",
+  check: "M5 12.500l4.5 4.500L19 7.5",
   warn: "M12 4l9 16H3zM12 10v4.500M12 17.300v.2",
 };
 
@@ -90,6 +90,14 @@ export function pause(ms, signal) {
     if (signal?.aborted) return reject(signal.reason);
     const timer = setTimeout(resolve, ms);
     signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
+}
+
+/** Wait until what was drawn is on its way to the screen: a slow one is not given more than it can show. */
+export function drawn(signal) {
+  return new Promise((resolve, reject) => {
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+    requestAnimationFrame(() => requestAnimationFrame(resolve));
   });
 }
 

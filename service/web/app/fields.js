@@ -1,13 +1,24 @@
 // Forms from the JSON schema of the parameters: names, units, defaults, limits and help stand in the schema alone.
 // A control is {element, get() -> value or undefined for the default, set(value), find(path) -> the control there}.
 import { h, iconButton, uniqueId } from "./dom.js";
-import { number, unitOf, wordsOf } from "./format.js";
+import { count, number, unitOf, wordsOf } from "./format.js";
 
 const CHOICES = {
   fire: "FIRE", lbfgs: "L-BFGS", none: "stays fixed", frechet: "relaxes (Frechet)", unit_cell: "relaxes (unit cell)",
   nve: "NVE, constant energy", nvt: "NVT, constant temperature", npt: "NPT, constant pressure", langevin: "Langevin",
   nose_hoover: "Nosé-Hoover chain", bussi: "Bussi rescaling", mtk: "Martyna-Tobias-Klein",
   maxwell_boltzmann: "Maxwell-Boltzmann", given: "from the structure", zero: "none", ignore: "off",
+};
+/** What a field is called, where its name alone reads badly. */
+const LABELS = {
+  fmax_ev_per_ang: "Force threshold", max_steps: "Most steps", optimizer: "Optimiser", max_step_ang: "Longest move",
+  cell_filter: "Cell", pressure_gpa: "Pressure", cell_mask: "Strains that may change", hydrostatic: "Keep the shape of the cell",
+  constant_volume: "Keep the volume", fix_symmetry: "Keep the symmetry", symmetry_tolerance_ang: "Symmetry tolerance",
+  save_every: "Save every", checkpoint_every_s: "Checkpoint every", trajectory_dtype: "Precision of saved frames",
+  ensemble: "Ensemble", timestep_fs: "Time step", temperature_k: "Temperature", velocities: "Start velocities",
+  remove_com: "Remove drift", remove_rotation: "Remove rotation", thermo_every: "Record energies every", guards: "Guards",
+  allow_large_timestep: "Allow large time steps",
+  friction_per_fs: "Friction", tdamp_fs: "Damping time", pdamp_fs: "Damping time", tau_fs: "Relaxation time",
 };
 const VOIGT = ["xx", "yy", "zz", "yz", "xz", "xy"];
 
@@ -27,10 +38,10 @@ export class Schemas {
 }
 
 /** The control for one property of an object schema. */
-export function control(schemas, name, schema, label) {
+export function control(schemas, name, schema) {
   const open = schemas.open(schema);
   const inner = open.alternatives[0] ?? open;
-  const field = { name, label: label ?? wordsOf(name), unit: unitOf(name), schema: open, inner };
+  const field = { name, label: LABELS[name] ?? wordsOf(name), unit: unitOf(name), schema: open, inner };
   if (inner.oneOf) return union(schemas, field);
   if (inner.properties?.limit && inner.properties.policy) return guard(field);
   if (inner.properties) return group(schemas, field);
@@ -44,17 +55,20 @@ export function control(schemas, name, schema, label) {
   return text(field);
 }
 
+const bound = (value) => (Number.isInteger(value) && Math.abs(value) < 1e13 ? count(value).replace("-", "−") : number(value, 6));
+
 /** What stands under a field: what it is for, its default, its limits. */
 function helpText({ schema, inner, unit }) {
   const parts = [];
-  const described = (schema.description ?? inner.description ?? "").replace(unit ? new RegExp(`, ${escaped(unit)}\\b`) : /$^/, "");
-  if (described) parts.push(described.charAt(0).toUpperCase() + described.slice(1));
+  const described = (schema.description ?? inner.description ?? "").replace(unit ? new RegExp(`, ${escaped(unit)}(?![\\w/])`) : /$^/, "");
+  const plain = described.replace(/ \[\{.*?\.\.\.\]| ?\{".*?\}/g, "").replace(/: ;/g, ";");
+  if (plain) parts.push(inner.enum?.some((value) => plain.startsWith(value)) ? plain : plain.charAt(0).toUpperCase() + plain.slice(1));
   const limits = [];
   if (inner.exclusiveMinimum !== undefined) limits.push(`above ${number(inner.exclusiveMinimum)}`);
-  if (inner.minimum !== undefined && inner.minimum !== 0) limits.push(`at least ${number(inner.minimum, 6)}`);
-  if (inner.maximum !== undefined) limits.push(`at most ${number(inner.maximum, 6)}`);
+  if (inner.minimum !== undefined && inner.minimum !== 0) limits.push(`at least ${bound(inner.minimum)}`);
+  if (inner.maximum !== undefined) limits.push(`at most ${bound(inner.maximum)}`);
   if (schema.default !== undefined && schema.default !== null && typeof schema.default !== "object" && inner.type !== "boolean")
-    limits.unshift(`default ${CHOICES[schema.default] ?? (typeof schema.default === "number" ? number(schema.default, 6) : schema.default)}`);
+    limits.unshift(`default ${CHOICES[schema.default] ?? (typeof schema.default === "number" ? bound(schema.default) : schema.default)}`);
   if (limits.length) parts.push(`${limits.join(", ")}.`.replace(/^./, (c) => c.toUpperCase()));
   return parts.join(parts[0]?.endsWith(".") ? " " : ". ");
 }
@@ -71,7 +85,8 @@ export function framed(field, input, { inline = false, tag = "div" } = {}) {
   focusable.setAttribute("aria-describedby", `${id}-help ${id}-error`);
   const label = tag === "fieldset" ? h("legend", {}, field.label) : h("label", { for: focusable.id || id }, field.label);
   const body = inline ? [h("div", { class: "check" }, input, label)] : [label, input];
-  const element = h(tag, { class: "field", dataset: { field: field.name } }, ...body, help, error);
+  const order = tag === "fieldset" && !inline ? [label, help, input, error] : [...body, error, help];
+  const element = h(tag, { class: "field", dataset: { field: field.name } }, order);
   return {
     element,
     showError(message) {

@@ -25,7 +25,7 @@ const MINUS = "−";
 /** A number with so many significant digits, without needless zeros; never an exponent in ordinary ranges. */
 export function number(value, digits = 4) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  if (value === 0) return "0";
+  if (Number.isInteger(value) && Math.abs(value) < 2 ** 53) return String(value).replace("-", MINUS);
   const size = Math.abs(value);
   const text = size >= 1e7 || size < 1e-4 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
   return text.replace("-", MINUS).replace("e+", "e");

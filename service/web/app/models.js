@@ -15,7 +15,7 @@ export async function modelsPage(main, _, signal) {
   const cards = await Promise.all(items.map((one) => getJson(`/v1/models/${encodeURIComponent(one.name)}`, signal)));
   main.append(h("h1", {}, "Potentials"),
     h("p", { class: "lead" }, "What each was trained on, how wrong it is there, and what it does not know. A structure with an element outside the table is refused by name."),
-    cards.map(modelCard));
+    ...cards.map(modelCard));
 }
 
 function modelCard(card) {

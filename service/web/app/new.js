@@ -32,7 +32,7 @@ export async function newPage(main, _, signal) {
 
 class Composer {
   constructor(main, openapiDocument, models, signal) {
-    Object.assign(this, { models, signal });
+    Object.assign(this, { models, signal, usual: openapiDocument.components.schemas.RelaxJob.properties.model.default });
     this.taken = null;
     this.index = 0;
     this.kind = "relax";
@@ -173,7 +173,8 @@ class Composer {
     rated.sort((a, b) => a.missing.length - b.missing.length);
     this.model.replaceChildren(...rated.map(({ model, missing }) =>
       h("option", { value: model.name }, missing.length ? `${model.name} (does not know ${missing.join(", ")})` : `${model.name} · ${model.level_of_theory}`)));
-    this.model.value = rated.some(({ model, missing }) => model.name === before && (!missing.length || rated[0].missing.length)) ? before : rated[0]?.model.name;
+    const usual = rated.find(({ model, missing }) => model.aliases.includes(this.usual) && missing.length === rated[0].missing.length);
+    this.model.value = rated.some(({ model, missing }) => model.name === before && (!missing.length || rated[0].missing.length)) ? before : (usual ?? rated[0])?.model.name;
   }
 
   // -- the request

@@ -3,15 +3,6 @@
 import { h, uniqueId } from "./dom.js";
 import { control, framed, Schemas } from "./fields.js";
 
-const LABELS = {
-  fmax_ev_per_ang: "Force threshold", max_steps: "Most steps", optimizer: "Optimiser", max_step_ang: "Longest move",
-  cell_filter: "Cell", pressure_gpa: "Pressure", cell_mask: "Strains that may change", hydrostatic: "Keep the shape of the cell",
-  constant_volume: "Keep the volume", fix_symmetry: "Keep the symmetry", symmetry_tolerance_ang: "Symmetry tolerance",
-  save_every: "Save every", checkpoint_every_s: "Checkpoint every", trajectory_dtype: "Precision of saved frames",
-  ensemble: "Ensemble", timestep_fs: "Time step", temperature_k: "Temperature", velocities: "Start velocities",
-  remove_com: "Remove drift", remove_rotation: "Remove rotation", thermo_every: "Record energies every", guards: "Guards",
-  allow_large_timestep: "Allow large time steps",
-};
 const LAYOUT = {
   relax: { first: ["fmax_ev_per_ang", "max_steps", "cell_filter", "pressure_gpa"],
     groups: { Optimiser: ["optimizer", "max_step_ang"], "Cell and symmetry": ["cell_mask", "hydrostatic", "constant_volume", "fix_symmetry", "symmetry_tolerance_ang"],
@@ -61,7 +52,7 @@ export class ParamsForm {
     const twins = layout.first.includes("LENGTH") ? ["n_steps", "duration_ps"] : [];
     if (twins.length) this.controls.set("LENGTH", lengthControl(schema));
     for (const [name, property] of Object.entries(schema.properties))
-      if (!twins.includes(name)) this.controls.set(name, control(schemas, name, property, LABELS[name]));
+      if (!twins.includes(name)) this.controls.set(name, control(schemas, name, property));
     const laid = new Set([...layout.first, ...Object.values(layout.groups).flat()]);
     const groups = { ...layout.groups };
     const rest = [...this.controls.keys()].filter((name) => !laid.has(name));

@@ -1,6 +1,6 @@
 // Plays the frames of one system in a viewer, while more of them come.
 import { request } from "./api.js";
-import { h, icon, iconButton, pause } from "./dom.js";
+import { drawn, h, icon, iconButton, pause } from "./dom.js";
 import { count, simulated } from "./format.js";
 
 const MOST_FLOATS = 12_000_000; // positions kept in memory; beyond, every second frame is dropped
@@ -105,8 +105,10 @@ export class Player {
     this._update();
     try {
       while (this.playing && this.at < this.length - 1) {
+        const begun = performance.now();
         this.go(this.at + 1);
-        await pause(1000 / this.speed, this.signal);
+        await drawn(this.signal);
+        await pause(Math.max(0, 1000 / this.speed - (performance.now() - begun)), this.signal);
       }
     } catch {
       return;

@@ -3,7 +3,8 @@ import uPlot from "../vendor/uplot.js";
 import { cssColour, h, onThemeChange } from "./dom.js";
 import { fixed, number } from "./format.js";
 
-const HEIGHT = 168;
+const HEIGHT = 160;
+const LABEL_HEIGHT = 18; // of the words below the last panel
 
 /** A panel: {title, unit, log, digits, limit}; `update(x, y)` takes whole arrays. */
 class Panel {
@@ -24,6 +25,10 @@ class Panel {
     return level ? [xs, ys, level] : [xs, ys];
   }
 
+  get _height() {
+    return HEIGHT + (this.isLast ? LABEL_HEIGHT : 0);
+  }
+
   draw() {
     this._plot?.destroy();
     this.canvas.replaceChildren();
@@ -32,12 +37,13 @@ class Panel {
     const axis = { stroke: ink, font, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1, size: 4 }, labelFont: font };
     const level = this._all.length === 3;
     this._plot = new uPlot({
-      width: Math.max(200, this.canvas.clientWidth), height: HEIGHT, legend: { show: false }, padding: [8, 8, 0, 0],
+      width: Math.max(200, this.canvas.clientWidth), height: this._height, legend: { show: false }, padding: [8, 8, 0, 0],
       cursor: { sync: { key: this._sync }, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: this.log ? { distr: 3 } : { range: (_, low, high) => padded(low, high) } },
       axes: [
-        { ...axis, size: 34, label: this.x.label, labelSize: 16, labelGap: 0, values: (_, ticks) => ticks.map((t) => (t === null ? "" : number(t, 6))) },
-        { ...axis, size: 74, space: 36, values: (_, ticks) => ticks.map((t) => (t === null ? "" : this.log ? number(t, 2) : tick(t, ticks))) },
+        { ...axis, size: 26, ...(this.isLast && { label: this.x.label, labelSize: 18, labelGap: 0 }), values: (_, ticks) => ticks.map((t) => (t === null ? "" : number(t, 6))) },
+        { ...axis, size: 74, space: 28, splits: this.log ? (_, __, low, high) => decades(low, high) : undefined,
+          values: (_, ticks, __, ___, step) => ticks.map((t) => (t === null ? "" : this.log ? number(t, 2) : tick(t, step))) },
       ],
       series: [{}, { stroke: accent, width: 1.6, points: { show: false }, spanGaps: true },
         ...(level ? [{ stroke: muted, width: 1.2, dash: [5, 4], points: { show: false } }] : [])],
@@ -66,7 +72,7 @@ class Panel {
   }
 
   resize() {
-    this._plot?.setSize({ width: Math.max(200, this.canvas.clientWidth), height: HEIGHT });
+    this._plot?.setSize({ width: Math.max(200, this.canvas.clientWidth), height: this._height });
   }
 }
 
@@ -76,9 +82,16 @@ function padded(low, high) {
   return [low - room, high + room];
 }
 
-/** As many digits as neighbouring ticks need. */
-function tick(value, ticks) {
-  const step = Math.abs((ticks.at(-1) - ticks[0]) / Math.max(1, ticks.length - 1)) || 1;
+/** Powers of ten; with less than two of them in sight also twice and five times those. */
+function decades(low, high) {
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const factors = Math.log10(high / low) < 2 ? [1, 2, 5] : [1];
+  return Array.from({ length: last - first + 1 }, (_, k) => factors.map((factor) => factor * 10 ** (first + k)))
+    .flat().filter((value) => value >= low && value <= high);
+}
+
+/** As many digits as the distance between ticks asks for. */
+function tick(value, step) {
   const places = Math.max(0, Math.min(8, -Math.floor(Math.log10(step) + 1e-9)));
   return value.toFixed(places).replace("-", "−");
 }
@@ -112,8 +125,12 @@ export class Plots {
         if (!this._panels.size) this.element.replaceChildren();
         const target = column.target && ((at) => at.map((_, k) => this._rows[k]?.[column.target] ?? null));
         panel = new Panel({ ...column, target: rows[0][column.target] === undefined ? null : target }, this.x, this._sync, this._onPick);
+        const before = [...this._panels.values()].at(-1);
         this._panels.set(column.name, panel);
         this.element.append(panel.element);
+        panel.isLast = true;
+        if (before) before.isLast = false;
+        before?.draw();
       }
       this._rows = rows;
       const raw = rows.map((row) => row[column.name] ?? null);

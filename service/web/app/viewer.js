@@ -98,13 +98,13 @@ export class Viewer {
     this.gl.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     this.gl.zoomTo();
     if (this.structure.cell) {
-      this.gl.rotate(-90, "x");
-      this.gl.rotate(-20, "y");
-      this.gl.rotate(12, "x");
+      this.gl.rotate(-90, "vx");
+      this.gl.rotate(-24, "vy");
+      this.gl.rotate(10, "vx");
     } else {
       this.gl.rotate(-15, "x");
     }
-    this.gl.zoom(this.structure.cell ? 0.92 : 1);
+    this.gl.zoom(this.structure.cell ? 0.95 : 1.3);
     this.gl.render();
   }
 
@@ -123,7 +123,7 @@ export class Viewer {
     let mol;
     try {
       mol = await library;
-      this.gl ??= mol.createViewer(this.canvas, { backgroundAlpha: 0, orthographic: true, antialias: true });
+      this.gl ??= mol.createViewer(this.canvas, { backgroundAlpha: 0, orthographic: true, antialias: true, disableFog: true });
       if (!this.gl) throw new Error("no WebGL");
     } catch {
       this.canvas.replaceChildren(h("p", { class: "viewer-none" }, "This browser cannot show 3D (WebGL is missing or switched off). Everything else works."));
@@ -212,7 +212,7 @@ export class Viewer {
         this.gl.addLine({ start, end, color: colour });
     }
     ["a", "b", "c"].forEach((name, axis) => {
-      const [x, y, z] = [0, 1, 2].map((k) => (k === axis ? 1.06 : 0));
+      const [x, y, z] = [0, 1, 2].map((k) => (k === axis ? 1 + 1.1 / norm(cell[axis]) : 0));
       this.gl.addLabel(name, this._labelStyle(corner(x, y, z)));
     });
   }
