@@ -54,7 +54,7 @@ def draw_summary(run: Path, path: Path) -> Path | None:
         top.set_ylabel("$F_{max}$ (eV/Å)")
         bottom.set_ylabel("E - end (meV)")
         bottom.set_xlabel("step")
-    figure.axes[0].set_title(_title(run, request), loc="left", fontsize=7.0, pad=4 if len(curves) > 1 else 12)
+    figure.axes[0].set_title(_title(run, request), loc="left", fontsize=7.0, pad=4)
     legend(figure.axes[0])
     return save_figure(figure, path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from ase.io import read
 
 from .conftest import Stack
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the page is tested with playwright: pip install playwright"
+)
 
 CHROMIUM = os.environ.get("EQUIPOT_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -83,6 +86,13 @@ class Visit:
         job_id: str = self.page.url.rpartition("/")[2]
         return job_id
 
+    def until(self, true: str) -> None:
+        """Wait until a script says yes; playwright's own way to wait would need what the page's policy forbids."""
+        give_up = time.monotonic() + PATIENCE_MS / 1000
+        while not self.page.evaluate(true):
+            assert time.monotonic() < give_up, f"not so: {true}"
+            self.page.wait_for_timeout(100)
+
     def set(self, field: str, value: str) -> None:
         self.page.fill(f"[data-field={field}] input >> nth=0", value)
 
@@ -138,7 +148,7 @@ def test_a_cif_is_dropped_looked_at_relaxed_watched_and_fetched(
     assert page.locator(".structure .facts").inner_text().splitlines()[:2] == ["Formula", "Si8"]
     drawn = int(page.get_attribute(".viewer", "data-drawn"))
     page.click("[aria-label='More periodic images']")
-    page.wait_for_function(f"Number(document.querySelector('.viewer').dataset.drawn) >= {8 * 8}")
+    visit.until(f"Number(document.querySelector('.viewer').dataset.drawn) >= {8 * 8}")
     assert drawn >= 8
     page.fill(".viewer-measure", "0 1")
     page.press(".viewer-measure", "Enter")
@@ -147,7 +157,7 @@ def test_a_cif_is_dropped_looked_at_relaxed_watched_and_fetched(
 
     page.select_option(".run select >> nth=0", "elements-1")
     visit.set("fmax_ev_per_ang", "0.02")
-    page.wait_for_function("document.querySelector('.estimate').textContent.includes('8 atoms')")
+    visit.until("document.querySelector('.estimate').textContent.includes('8 atoms')")
     job_id = visit.start()
     page.wait_for_selector(".verdict.good")
     assert page.inner_text(".verdict-title").startswith("Converged after")
@@ -191,7 +201,7 @@ def test_a_bad_file_says_what_is_wrong_with_it_and_the_next_one_is_taken(visit: 
     page.wait_for_selector(".problem")
     assert "scrambled_blank.xyz" in page.inner_text(".problem") or "line" in page.inner_text(".problem")
     visit.bring(repository / "tests/data/structures/uranium_dioxide.cif")
-    page.wait_for_function("[...document.querySelectorAll('.run .error')].some((e) => /does not know (U|O)/.test(e.textContent))")
+    visit.until("[...document.querySelectorAll('.run .error')].some((e) => /does not know (U|O)/.test(e.textContent))")
 
 
 def test_text_is_pasted_and_its_format_is_seen(visit: Visit) -> None:
@@ -215,8 +225,8 @@ def test_two_jobs_run_are_listed_and_one_is_cancelled_resumed_and_done_again(
     visit.set("duration_ps", "500")
     long = visit.start()
     page.wait_for_selector(".verdict.run")
-    page.wait_for_function("document.querySelectorAll('.plot').length >= 3")  # live, before it ends
-    page.wait_for_function("Number(document.querySelector('.player').dataset.frames) >= 2")
+    visit.until("document.querySelectorAll('.plot').length >= 3")  # live, before it ends
+    visit.until("Number(document.querySelector('.player').dataset.frames) >= 2")
     visit.still()
 
     page = visit.open("#/")
@@ -258,18 +268,20 @@ def test_a_relaxed_structure_goes_on_as_dynamics_and_a_batch_shows_failures_firs
     page.wait_for_selector(".systems tbody tr >> nth=11")
     assert stack.ended(job_id)["outcomes"] == {"max_steps": 12}
     page.click("button.sort:has-text('Energy')")
-    energies = [float(text.replace("−", "-")) for text in page.locator(".systems tbody td:nth-child(4)").all_inner_texts()]
+    energies = [
+        float(text.replace("−", "-")) for text in page.locator(".systems tbody td:nth-child(4)").all_inner_texts()
+    ]
     assert energies == sorted(energies)
     page.click("[aria-label='Look at system 5']")
     page.wait_for_selector("tr.chosen[data-system='5']")
-    page.wait_for_function("Number(document.querySelector('.player').dataset.frames) >= 2")
+    visit.until("Number(document.querySelector('.player').dataset.frames) >= 2")
     visit.still()
     page.click("[data-action=md]")
     page.wait_for_selector(".viewer[data-atoms='33']")
     assert page.is_checked("input[value=md]")
     page.click("summary:text-is('The same job in code')")
     page.click("role=tab[name='Command line']")
-    page.wait_for_function("document.querySelector('.snippet').textContent.startsWith('equipot md ')")
+    visit.until("document.querySelector('.snippet').textContent.startsWith('equipot md ')")
 
 
 def test_every_page_is_readable_by_a_screen_reader_in_light_and_dark_wide_and_narrow(
@@ -322,7 +334,9 @@ def test_a_person_gets_everywhere_with_the_keyboard(visit: Visit, repository: Pa
     assert page.evaluate("document.activeElement.className") == "viewer-measure"
 
 
-@pytest.mark.parametrize("name", ["paracetamol.sdf", "caffeine.xyz", "silicon.cif", "nbmotaw-alloy.vasp", "copper-slab.extxyz"])
+@pytest.mark.parametrize(
+    "name", ["paracetamol.sdf", "caffeine.xyz", "silicon.cif", "nbmotaw-alloy.vasp", "copper-slab.extxyz"]
+)
 def test_an_example_is_a_structure_that_a_shipped_potential_takes(stack: Stack, repository: Path, name: str) -> None:
     data = (repository / "service/web/examples" / name).read_bytes()
     read_ = stack.client.post("/v1/structures", files={"file": (name, data)}).json()

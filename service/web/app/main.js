@@ -15,6 +15,7 @@ const LINKS = [["#/", "New"], ["#/jobs", "Jobs"], ["#/models", "Potentials"], ["
 const HEALTH_EVERY_MS = 10_000;
 
 let leave = new AbortController();
+let shown = false; // whether a page was there before: then its successor gets the focus
 
 async function show() {
   leave.abort();
@@ -30,9 +31,12 @@ async function show() {
     else link.removeAttribute("aria-current");
   });
   const place = h("div", { class: "page" });
-  const before = main.childElementCount;
   main.replaceChildren(place);
-  if (before) main.focus({ preventScroll: true }), scrollTo(0, 0);
+  if (shown) {
+    main.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+  shown = true;
   if (!found) return place.append(h("h1", {}, "There is nothing here"), h("p", {}, h("a", { href: "#/" }, "Begin a job")));
   document.title = `${found[2]} · equipot`;
   try {

@@ -111,7 +111,8 @@ export class Viewer {
   /** Measure between atoms (indices of the structure); an empty list ends it. */
   pick(indices) {
     const n = this.structure?.numbers.length ?? 0;
-    this.picked = indices.filter((i) => i < n).slice(0, 4).map((i) => this._drawn.findIndex(([atom]) => atom === i));
+    this.picked = indices.filter((i) => i < n).slice(0, 4)
+      .map((i) => this._drawn.findIndex(([atom, shift]) => atom === i && !shift.some(Boolean)));
     this._showMeasurement();
     this._draw();
   }
