@@ -224,11 +224,12 @@ class JobPage {
     const { job } = this;
     const ended = ENDED.has(job.state);
     const usable = ended && ["succeeded", "partially_succeeded", "cancelled"].includes(job.state) && this.results.some((one) => one.energy_ev !== null && one.energy_ev !== undefined);
-    const extendable = ended && this.able.extend && (job.kind === "md" ? job.outcomes.completed : job.kind === "relax" ? job.outcomes.max_steps : 0);
+    const extendable = ended && this.able.extend && job.kind === "md" && job.outcomes.completed;
     const wanted = [
       !ended && ["cancel", "Cancel", "button", () => this._change("cancel")],
       ended && RESUMABLE.has(job.state) && ["resume", "Resume", "button primary", () => this._change("resume")],
       extendable && ["extend", "Extend…", "button", () => this._extend()],
+      usable && job.kind === "relax" && job.outcomes.max_steps && ["further", "Relax further", "button", () => this._continue("relax")],
       usable && job.kind !== "md" && ["md", "Continue as MD", "button", () => this._continue("md")],
       usable && job.kind === "md" && ["relax", "Relax the last frames", "button", () => this._continue("relax")],
       ended && ["again", "Do this again", "button", () => this._again()],
@@ -267,12 +268,11 @@ class JobPage {
   }
 
   async _extend() {
-    const md = this.job.kind === "md";
-    const input = h("input", { type: "text", id: uniqueId("extend"), inputmode: "decimal", value: md ? "1" : String(this.job.params.max_steps), autocomplete: "off" });
-    const answer = await dialog(md ? "Extend the dynamics" : "Allow more steps", [
-      h("div", { class: "field" }, h("label", { for: input.id }, md ? "Further time (ps)" : "Further steps"), input,
-        h("p", { class: "help" }, "It goes on from its last checkpoint, with the same weights."))], "Extend");
-    if (answer) await this._change("extend", { [md ? "duration_ps" : "n_steps"]: Number(input.value) });
+    const input = h("input", { type: "text", id: uniqueId("extend"), inputmode: "decimal", value: "1", autocomplete: "off" });
+    const answer = await dialog("Extend the dynamics", [
+      h("div", { class: "field" }, h("label", { for: input.id }, "Further time (ps)"), input,
+        h("p", { class: "help" }, "It goes on from its last step, as if it had been asked for the longer time from the start."))], "Extend");
+    if (answer) await this._change("extend", { duration_ps: Number(input.value) });
   }
 
   async _delete() {

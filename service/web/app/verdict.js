@@ -39,7 +39,7 @@ function ofOne(job, system, rows) {
   const fall = rows?.length > 1 && rows[0].step === 0 ? `, ${fixed((rows[0].energy_ev - system.energy_ev) * 1000, 1)} meV below the start` : "";
   const place = system.space_group ? ` The space group is ${system.space_group}.` : "";
   if (outcome === "converged") return { tone: "good", title: `Converged after ${plural(steps, "step")}`, text: `The largest force is ${number(force, 3)} eV/Å, below the threshold of ${number(job.params.fmax_ev_per_ang)}. ${energy}${fall}.${place}` };
-  if (outcome === "max_steps") return { tone: "warn", title: "Not converged", text: `All ${plural(steps, "step")} were used up; the largest force is still ${number(force, 3)} eV/Å and was wanted below ${number(job.params.fmax_ev_per_ang)}. Let it go on, or relax from here with another optimiser.` };
+  if (outcome === "max_steps") return { tone: "warn", title: "Not converged", text: `All ${plural(steps, "step")} were used up; the largest force is still ${number(force, 3)} eV/Å and was wanted below ${number(job.params.fmax_ev_per_ang)}. Relax further from here, or try the other optimiser.` };
   if (outcome === "completed" && job.kind === "md") return { tone: "good", title: `Completed ${simulated(system.time_fs)}`, text: dynamics(job, system, rows) };
   if (outcome === "completed") return { tone: "good", title: "Computed", text: `${energy}; the largest force is ${number(system.fmax_ev_per_ang, 3)} eV/Å.` };
   const why = system.guard ? `${system.guard.name.replaceAll("_", " ")} was ${number(system.guard.value, 3)}, beyond the limit of ${number(system.guard.limit, 3)}, at step ${count(system.guard.step)}. ` : "";
