@@ -204,6 +204,15 @@ def test_a_bad_file_says_what_is_wrong_with_it_and_the_next_one_is_taken(visit: 
     visit.until("[...document.querySelectorAll('.run .error')].some((e) => /does not know (U|O)/.test(e.textContent))")
 
 
+def test_a_file_may_be_dropped_anywhere_on_the_page(visit: Visit) -> None:
+    page = visit.open()
+    file = "new File(['2\\n\\nH 0 0 0\\nH 0 0 0.8\\n'], 'h2.xyz')"
+    dropped = page.evaluate_handle(f"() => {{const t = new DataTransfer(); t.items.add({file}); return t}}")
+    page.dispatch_event("main .page", "drop", {"dataTransfer": dropped})
+    page.wait_for_selector(".viewer[data-atoms='2']")
+    assert page.inner_text(".taken-name") == "h2.xyz"
+
+
 def test_text_is_pasted_and_its_format_is_seen(visit: Visit) -> None:
     page = visit.open()
     page.click("summary:text-is('or paste text')")

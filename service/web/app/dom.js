@@ -87,17 +87,20 @@ export function onThemeChange(f, signal) {
 /** Wait, or reject when the page is left. */
 export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
-    if (signal?.aborted) return reject(signal.reason);
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+    if (signal.aborted) return reject(signal.reason);
+    const leave = () => (clearTimeout(timer), reject(signal.reason));
+    const timer = setTimeout(() => (signal.removeEventListener("abort", leave), resolve()), ms);
+    signal.addEventListener("abort", leave);
   });
 }
 
 /** Wait until what was drawn is on its way to the screen: a slow one is not given more than it can show. */
 export function drawn(signal) {
   return new Promise((resolve, reject) => {
-    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
-    requestAnimationFrame(() => requestAnimationFrame(resolve));
+    if (signal.aborted) return reject(signal.reason);
+    const leave = () => reject(signal.reason);
+    signal.addEventListener("abort", leave);
+    requestAnimationFrame(() => requestAnimationFrame(() => (signal.removeEventListener("abort", leave), resolve())));
   });
 }
 

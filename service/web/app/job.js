@@ -51,7 +51,7 @@ class JobPage {
     this.systems = new SystemsTable((system) => this._choose(system));
     this.systemsPart = h("section", { class: "card", hidden: !many, "aria-labelledby": "systems-title" },
       h("div", { class: "row" }, h("h2", { id: "systems-title" }, "Systems"), (this.systemsNote = h("span", { class: "quiet" }))), this.systems.element);
-    this.snippets = snippets(() => this._request(), "structure.extxyz");
+    this.snippets = snippets(() => this._request(), () => "structure.extxyz");
     main.append(this.head, this.verdict, this.actions, this.problem, this.notes,
       h("div", { class: job.kind === "singlepoint" ? "columns single" : "columns" }, this.watch, this.plotPlace),
       this.systemsPart, (this.numbers = h("section", { class: "card", hidden: true, "aria-labelledby": "numbers-title" })), this._downloads(), this._details());
@@ -67,20 +67,22 @@ class JobPage {
 
   // -- live
 
-  async follow() {
-    this._refreshData().catch(() => {});
+  /** Everything there is, and then what happens until the job ends or the page is left. */
+  follow() {
+    this._refreshData();
     this._poll();
-    if (ENDED.has(this.job.state)) return;
+    if (!ENDED.has(this.job.state)) this._listen();
+  }
+
+  async _listen() {
     try {
       for await (const event of events(this.job.id, this.signal)) this._on(event);
+      await this._reload();
+      await this._refreshData();
+      announce(this.verdict.textContent);
     } catch (problem) {
-      this.problem.replaceChildren(problemBox(problem));
-      return;
+      if (!this.signal.aborted) this.problem.replaceChildren(problemBox(problem));
     }
-    if (this.signal.aborted) return;
-    await this._reload();
-    await this._refreshData();
-    announce(this.verdict.textContent);
   }
 
   /** Frames, time series and results come with checkpoints: look for them while the job runs. */
@@ -89,7 +91,7 @@ class JobPage {
       for (;;) {
         await pause(FRAMES_EVERY_MS, this.signal);
         if (ENDED.has(this.job.state) || document.hidden) continue;
-        await this._refreshData().catch(() => {});
+        await this._refreshData();
       }
     } catch {
       // the page was left
@@ -257,14 +259,7 @@ class JobPage {
     this._numbered = false;
     this._show();
     announce(`The job is ${this.job.state}.`);
-    if (before && !ENDED.has(this.job.state)) this._followAgain();
-  }
-
-  async _followAgain() {
-    for await (const event of events(this.job.id, this.signal)) this._on(event);
-    if (this.signal.aborted) return;
-    await this._reload();
-    await this._refreshData();
+    if (before && !ENDED.has(this.job.state)) this._listen();
   }
 
   async _extend() {

@@ -59,7 +59,7 @@ class Composer {
     this.estimate = h("p", { class: "estimate", "aria-live": "polite" });
     this.problem = h("div", { class: "problem-place" });
     this.start = h("button", { type: "submit", class: "button primary large", disabled: true }, "Start relaxation");
-    this.snippets = snippets(() => this.body(), "structure.cif");
+    this.snippets = snippets(() => this.body(), () => (/^[\w.-]+\.\w+$/.test(this.taken?.name ?? "") ? this.taken.name : "structure.extxyz"));
     this.form = h("form", { class: "card run", novalidate: true, "aria-labelledby": "run-title", onsubmit: (event) => (event.preventDefault(), this._submit()) },
       h("h2", { id: "run-title" }, "What to do"), this.kindButtons,
       h("div", { class: "field" }, h("label", { for: this.model.id }, "Potential"), this.model, this.modelHelp, this.modelError),

@@ -46,15 +46,15 @@ function inShell(body, file) {
   return [`equipot ${body.kind} ${/^[\w.-]+$/.test(file) ? file : shellQuote(file)} --model ${body.model}`, ...words, `--server ${location.origin}`].join(" \\\n  ");
 }
 
-/** Three tabs. `body()` gives the request (a promise is fine), `file` what the structures are called. */
-export function snippets(body, file = "structure.cif") {
+/** Three tabs. `body()` gives the request (a promise is fine), `file()` what the structures are called. */
+export function snippets(body, file) {
   const kinds = { curl: ["curl", curl], python: ["Python", inPython], cli: ["Command line", inShell] };
   const code = h("code");
   const panel = h("pre", { class: "snippet", role: "tabpanel", id: uniqueId("panel"), tabindex: "0" }, code);
   let chosen = "curl";
   const show = async () => {
     const request = await body();
-    code.textContent = request.structures.length ? kinds[chosen][1](request, file) : "Choose a structure first.";
+    code.textContent = request.structures.length ? kinds[chosen][1](request, file()) : "Choose a structure first.";
     panel.setAttribute("aria-labelledby", tabs.get(chosen).id);
     for (const [name, tab] of tabs) {
       tab.setAttribute("aria-selected", String(name === chosen));
