@@ -46,7 +46,7 @@ def draw_summary(run: Path, path: Path) -> Path | None:
         top, bottom = panels(figure, 2)
         for number, rows in enumerate(curves):
             force = "generalised_force_ev_per_ang" if "generalised_force_ev_per_ang" in rows[0] else "fmax_ev_per_ang"
-            x = [row["step"] for row in rows]
+            x = np.array([row["step"] for row in rows])
             _draw(top, x, [row[force] for row in rows], number)
             _draw(bottom, x, 1000.0 * (np.array([row["energy_ev"] for row in rows]) - rows[-1]["energy_ev"]), number)
         top.axhline(request["params"]["fmax_ev_per_ang"], color="black", linewidth=0.8, linestyle=(0, (4, 2)))

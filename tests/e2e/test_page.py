@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ase import Atoms
 from ase.io import read
 
 from .conftest import Stack
@@ -112,6 +113,13 @@ def visit(browser: Any, stack: Stack) -> Iterator[Visit]:
     visit.close()
 
 
+def frames_of(path: Path) -> list[Atoms]:
+    """The structures in a file, as ASE reads them."""
+    found = read(path, index=":")
+    assert isinstance(found, list)
+    return found
+
+
 def axe_violations(page: Any) -> list[str]:
     """What axe finds wrong, of what it calls serious or critical."""
     import axe_playwright_python
@@ -152,7 +160,7 @@ def test_a_cif_is_dropped_looked_at_relaxed_watched_and_fetched(
     assert drawn >= 8
     page.fill(".viewer-measure", "0 1")
     page.press(".viewer-measure", "Enter")
-    measured = read(student_cif).get_distance(0, 1)
+    measured = frames_of(student_cif)[0].get_distance(0, 1)
     assert f"{measured:.3f} Å" in page.inner_text(".viewer-readout")
 
     page.select_option(".run select >> nth=0", "elements-1")
@@ -171,7 +179,7 @@ def test_a_cif_is_dropped_looked_at_relaxed_watched_and_fetched(
     with page.expect_download() as waiting:
         page.click("text=Extended XYZ")
     waiting.value.save_as(tmp_path / "out.extxyz")
-    fetched = read(tmp_path / "out.extxyz", index=":")
+    fetched = frames_of(tmp_path / "out.extxyz")
     assert len(fetched) == frames
     assert fetched[-1].get_potential_energy() < fetched[0].get_potential_energy()
 

@@ -105,6 +105,7 @@ export async function can(method, path) {
 /** Events of a job, each once and in order, through lost connections, until its `end` or the signal. */
 export async function* events(jobId, signal) {
   let lastId = "";
+  let last = "";
   for (;;) {
     try {
       const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
@@ -112,9 +113,10 @@ export async function* events(jobId, signal) {
       for await (const event of parseStream(answer.body)) {
         if (event.id && event.id === lastId) continue;
         lastId = event.id || lastId;
+        last = event.type;
         yield event;
-        if (event.type === "end") return;
       }
+      if (last === "end") return; // an end with more after it belongs to a run before a resume
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem && error.status >= 400 && error.status < 500) throw error;
