@@ -17,7 +17,7 @@ from equipot.service.quotas import Quotas
 from equipot.service.settings import Settings
 
 READING = ("GET", "HEAD", "OPTIONS")
-PUBLIC = re.compile(r"/|/(?:healthz|readyz|docs|openapi\.json|favicon\.ico)|/static/[^/]+|/problems/[^/]+")
+PUBLIC = re.compile(r"/|/(?:healthz|readyz|docs|openapi\.json|favicon\.ico)|/static/.+|/problems/[^/]+")
 ARTIFACT = re.compile(r"/v1/jobs/([^/]+)/artifacts/[^/]+")
 
 

@@ -22,7 +22,17 @@ from equipot.service.api.context import PROBLEMS, Services, refuse_unknown_query
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
 from equipot.service.api.openapi import describe
-from equipot.service.api.routes import artifacts, evaluate, jobs, models, operations, pages, results, structures
+from equipot.service.api.routes import (
+    artifacts,
+    evaluate,
+    frames,
+    jobs,
+    models,
+    operations,
+    pages,
+    results,
+    structures,
+)
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
 from equipot.service.artifacts import Exports
@@ -89,7 +99,7 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
         closing=closing,
     )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    for module in (jobs, evaluate, results, artifacts, structures, models, operations, pages):
+    for module in (jobs, evaluate, results, frames, artifacts, structures, models, operations, pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -171,6 +171,11 @@ class StoredStructure(Schema):
     structure: StructureSchema
 
 
+class StructureList(Schema):
+    items: list[StructureSchema]
+    next_page_token: str
+
+
 class ModelSummary(Schema):
     name: str
     aliases: list[str]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TRAJECTORY = "trajectory.traj"
 FINAL = "final.extxyz"
 RESULT = "result.json"
+SUMMARY = "summary.png"
 NOTE = "command.json"  # what `resume` must know beside the run itself
 FILE_FORMATS = {".extxyz": "extxyz", ".xyz": "extxyz", ".traj": "traj", ".npz": "npz", ".jsonl": "jsonl"}
 
@@ -98,6 +99,7 @@ class Output:
 
     def finish(self, kind: str, document: Mapping[str, Any]) -> list[Path]:
         """Write what users open: trajectory, final structures and results; gives the paths of those that matter."""
+        from equipot.simulation.analysis.summary import draw_summary
         from equipot.simulation.exports import export
         from equipot.simulation.trajectory import read_frames
 
@@ -110,9 +112,10 @@ class Output:
             return [self.file]
         if kind != "singlepoint":
             _write_trajectory(self.folder)
+            draw_summary(self.folder, self.folder / SUMMARY)
         export(_last_frames(self.folder), "extxyz", self.folder / FINAL)
         write_json(self.folder / RESULT, document)
-        return [self.folder / name for name in (TRAJECTORY, FINAL, RESULT) if (self.folder / name).exists()]
+        return [self.folder / name for name in (TRAJECTORY, FINAL, RESULT, SUMMARY) if (self.folder / name).exists()]
 
     def _make_room(self, overwrite: bool) -> None:
         from equipot.simulation.trajectory import REQUEST

@@ -143,6 +143,7 @@ def test_a_relaxation_writes_what_it_says_and_says_when_it_has_not_converged(tmp
     assert all(str(folder.relative_to(tmp_path) / name) in done.stdout for name in ("trajectory.traj", "final.extxyz"))
     trajectory, (final,) = frames(folder / "trajectory.traj"), frames(folder / "final.extxyz")
     assert len(trajectory) == 4
+    assert (folder / "summary.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(final.positions, trajectory[-1].positions)
     recomputed = final.copy()
     recomputed.calc = EquipotCalculator("tiny")
