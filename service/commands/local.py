@@ -15,13 +15,14 @@ from equipot.calculator.plugins import find_calculators, load_calculator
 from equipot.cards import find_model, read_card
 from equipot.errors import EquipotError, InputError, UnknownModelError
 from equipot.params import AnyParams, JobKind
-from equipot.service.commands.display import RunProgress, err, exit_status, out, show_json, show_results
+from equipot.service.commands.display import err, exit_status, out, show_json, show_results
 from equipot.service.commands.output import Output
+from equipot.service.progress import RunProgress
 from equipot.structure import Structure, check_against_model
 
 if TYPE_CHECKING:
     from equipot.simulation.providers import ForceProvider
-    from equipot.simulation.run import Progress, Run
+    from equipot.simulation.run import Run
 
 TURN_S = 0.2
 INTERRUPTED = 130
@@ -139,10 +140,7 @@ def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | Equipot
 
 
 def _callbacks(progress: RunProgress) -> dict[str, Any]:
-    def on_progress(report: Progress) -> None:
-        progress.update(report.step, report.n_steps, report.n_done, report.n_systems)
-
-    return {"on_progress": on_progress, "on_thermo": progress.thermo}
+    return {"on_progress": progress.update, "on_thermo": progress.thermo}
 
 
 def _to_the_end(run: Run) -> bool:

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipot.errors import InvalidParameterError
+from equipot.service.run_files import FILE_FORMATS, FINAL, NOTE, RESULT, TRAJECTORY, write_json
 
 if TYPE_CHECKING:
     from equipot.simulation.trajectory import Frame
-
-TRAJECTORY = "trajectory.traj"
-FINAL = "final.extxyz"
-RESULT = "result.json"
-NOTE = "command.json"  # what `resume` must know beside the run itself
-FILE_FORMATS = {".extxyz": "extxyz", ".xyz": "extxyz", ".traj": "traj", ".npz": "npz", ".jsonl": "jsonl"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +127,6 @@ class Output:
                     f"{self.folder} holds something that is not a run: it is not removed.", hint="Choose another -o."
                 )
             shutil.rmtree(self.folder)
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document so that nobody sees half of it."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _holds_something(path: Path) -> bool:
