@@ -92,8 +92,8 @@ def _curve(points: Sequence[tuple[float, float]], title: str, logarithmic: bool)
 
     text = 'fill="currentColor" font-size="10" opacity="0.8"'
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(title)}" '
-        f'style="display:inline-block;max-width:100%">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" style="display:inline-block;max-width:100%">'
         f'<path d="M{left},{top}V{HEIGHT - bottom}H{WIDTH - right}" fill="none" stroke="currentColor" opacity="0.5"/>'
         f'<polyline points="{line}" fill="none" stroke="#0072B2" stroke-width="1.5"/>'
         f'<text x="{left + 6}" y="{top + 9}" {text}>{escape(title)}</text>'

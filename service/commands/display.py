@@ -120,11 +120,3 @@ def _explain(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None
             for warning in result.get("warnings", ())
         ]
     )
-
-
-def exit_status(results: Sequence[Mapping[str, Any]]) -> int:
-    """0 when all went well, 3 when something did not converge, 1 when something failed."""
-    outcomes = {result["outcome"] for result in results}
-    if outcomes & {"guard_stopped", "diverged", "rejected", "failed", "cancelled"}:
-        return 1
-    return 3 if "max_steps" in outcomes else 0

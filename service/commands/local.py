@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,11 @@ from equipot.calculator.plugins import find_calculators, load_calculator
 from equipot.cards import find_model, read_card
 from equipot.errors import EquipotError, InputError, UnknownModelError
 from equipot.params import AnyParams, JobKind
-from equipot.service.commands.display import err, exit_status, out, show_json, show_results
+from equipot.service.commands.display import err, out, show_json, show_results
 from equipot.service.commands.output import Output
+from equipot.service.commands.status import of_results
 from equipot.service.progress import RunProgress
+from equipot.service.run_files import JOB_NOTE
 from equipot.structure import Structure, check_against_model
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from equipot.simulation.run import Run
 
 TURN_S = 0.2
-INTERRUPTED = 130
+STOPPING = "Stopping after this step, with a checkpoint; once more stops at once."
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,21 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
                     **_callbacks(progress),
                 )
                 chosen.begin(job.names)
-            ended = _to_the_end(run)
-        if not ended:
-            return _interrupted(run, output)
+            stopped_by = _to_the_end(run)
+        if stopped_by is not None:
+            return _interrupted(run, output, stopped_by)
         return _report(run, job.kind, chosen, kept=output is not None, as_json=as_json)
 
 
 def resume_here(folder: Path, *, as_json: bool) -> int:
-    """Go on with the run in a folder, on the model, device and dtype it was begun with."""
+    """Go on with the run in a folder, on the model, device and dtype it was begun with.
+
+    If the folder is that of a job of a service, go on with that.
+    """
+    if (folder / JOB_NOTE).exists():
+        from equipot.service.commands.remote import resume_there
+
+        return resume_there(folder, as_json=as_json)
     from equipot.simulation.trajectory import read_request
 
     read_request(folder)  # a folder without a run is said before anything is loaded
@@ -89,9 +99,9 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
-        ended = _to_the_end(run)
-    if not ended:
-        return _interrupted(run, output)
+        stopped_by = _to_the_end(run)
+    if stopped_by is not None:
+        return _interrupted(run, output, stopped_by)
     return _report(run, request.kind, output, kept=True, as_json=as_json)
 
 
@@ -143,13 +153,13 @@ def _callbacks(progress: RunProgress) -> dict[str, Any]:
     return {"on_progress": progress.update, "on_thermo": progress.thermo}
 
 
-def _to_the_end(run: Run) -> bool:
-    """Advance until every system has ended; False if the user interrupted (a second Ctrl-C acts at once)."""
+def _to_the_end(run: Run) -> int | None:
+    """Advance until every system has ended, or a signal came: gives its number (a second Ctrl-C acts at once)."""
     with noted_signals() as noted:
         while run.advance(seconds=TURN_S):
             if noted:
-                return False
-    return True
+                return noted[0]
+    return None
 
 
 @contextmanager
@@ -165,6 +175,8 @@ def noted_signals() -> Iterator[list[int]]:
     def note(number: int, _frame: object) -> None:
         noted.append(number)
         restore()
+        with suppress(OSError):
+            os.write(2, f"\n{STOPPING}\n".encode())  # not through a console: a signal may come while that writes
 
     for number in before:
         signal.signal(number, note)
@@ -174,7 +186,7 @@ def noted_signals() -> Iterator[list[int]]:
         restore()
 
 
-def _interrupted(run: Run, output: Output | None) -> int:
+def _interrupted(run: Run, output: Output | None, stopped_by: int) -> int:
     with run:
         if output is not None:
             run.checkpoint()
@@ -185,7 +197,7 @@ def _interrupted(run: Run, output: Output | None) -> int:
     err.print(Text(message, style="yellow"), soft_wrap=True)
     if output is not None:
         err.print(Text(f"A checkpoint is written. Go on with: equipot resume {output.folder}"), soft_wrap=True)
-    return INTERRUPTED
+    return 128 + stopped_by
 
 
 def _report(run: Run, kind: JobKind, output: Output, *, kept: bool, as_json: bool) -> int:
@@ -200,7 +212,7 @@ def _report(run: Run, kind: JobKind, output: Output, *, kept: bool, as_json: boo
         show_results(kind, results, names)
         for path in paths:
             out.print(Text(f"  {path}", style="dim"), soft_wrap=True)
-    return exit_status(results)
+    return of_results(results)
 
 
 def _document(kind: str, run: Run, results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

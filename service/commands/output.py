@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipot.errors import InvalidParameterError
-from equipot.service.run_files import FILE_FORMATS, FINAL, NOTE, RESULT, TRAJECTORY, write_json
+from equipot.service.run_files import FILE_FORMATS, FINAL, JOB_NOTE, NOTE, RESULT, TRAJECTORY, write_json
 
 if TYPE_CHECKING:
     from equipot.simulation.trajectory import Frame
@@ -66,6 +66,11 @@ class Output:
             file = None
         return cls(folder, None if file is None else folder.parent / file)
 
+    def note_file(self) -> None:
+        """Note where the results belong in the end, for `resume` of a run elsewhere."""
+        if self.file is not None:
+            self.begin([])
+
     def begin(self, names: Sequence[str]) -> None:
         """Note what `resume` must know."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,7 @@ class Output:
         taken = [path for path in (self.file, self.folder) if path is not None and _holds_something(path)]
         if not taken:
             return
-        holds_run = (self.folder / REQUEST).exists()
+        holds_run = (self.folder / REQUEST).exists() or (self.folder / JOB_NOTE).exists()
         if not overwrite:
             resume = f"Go on with it: equipot resume {self.folder}. Or choose" if holds_run else "Choose"
             raise InvalidParameterError(

@@ -23,8 +23,8 @@ ApiKey = Annotated[
 __all__ = ["DEFAULT_SERVER", "ApiKey", "Server", "ServerIfAny", "connect"]
 
 
-def connect(server: str, api_key: str | None = None) -> Client:
+def connect(server: str, api_key: str | None = None, patience_s: float = PATIENCE_S) -> Client:
     """A client for the service at `server`."""
     from equipot.service.client import Client
 
-    return Client(server, api_key, patience_s=PATIENCE_S)
+    return Client(server, api_key, patience_s=patience_s)

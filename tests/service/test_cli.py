@@ -25,6 +25,7 @@ from equipot.params import PARAMS_OF_KIND
 from equipot.service.commands.compute import index_of
 from equipot.service.commands.options import params_of
 from equipot.service.commands.output import Output
+from equipot.service.commands.request import read_request
 from tests.service.conftest import Said
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
@@ -106,7 +107,7 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
 def test_options_go_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("n_steps: 5\ntemperature_k: 100\nthermostat: {type: langevin, friction_per_fs: 0.5}\n")
-    params: Any = params_of("md", {"temperature_k": 200.0, "duration_ps": 1.0, "seed": "[1, 2]"}, file)
+    params: Any = params_of("md", {"temperature_k": 200.0, "duration_ps": 1.0, "seed": "[1, 2]"}, read_request(file, "md")["params"])
     assert (params.temperature_k, params.duration_ps, params.n_steps, params.seed) == (200.0, 1.0, None, [1, 2])
     assert params.thermostat.friction_per_fs == 0.5
 
