@@ -24,7 +24,7 @@ MOST_ATOMS = 2000  # drawn; of more the first
 MOST_NUMBERS = 60_000  # coordinates in the page: frames are left out until they fit
 MOST_FRAMES = 100
 MOST_POINTS = 400
-WIDTH, HEIGHT, MARGIN = 420, 150, (60, 12, 8, 30)  # of a plot, px; left, right, top, bottom
+WIDTH, HEIGHT, MARGIN = 420, 150, (60, 12, 20, 22)  # of a plot, px; left, right, top, bottom
 QUANTITIES = (  # of the time series, what is plotted, its name, and whether its axis is logarithmic
     ("energy_ev", "energy / eV", False),
     ("fmax_ev_per_ang", "largest force / (eV/Å)", True),
@@ -96,7 +96,7 @@ def _curve(points: Sequence[tuple[float, float]], title: str, logarithmic: bool)
         f'aria-label="{escape(title)}" style="display:inline-block;max-width:100%">'
         f'<path d="M{left},{top}V{HEIGHT - bottom}H{WIDTH - right}" fill="none" stroke="currentColor" opacity="0.5"/>'
         f'<polyline points="{line}" fill="none" stroke="#0072B2" stroke-width="1.5"/>'
-        f'<text x="{left + 6}" y="{top + 9}" {text}>{escape(title)}</text>'
+        f'<text x="{left}" y="{top - 7}" {text}>{escape(title)}</text>'
         f'<text x="{left - 4}" y="{top + 8}" text-anchor="end" {text}>{label(high - pad)}</text>'
         f'<text x="{left - 4}" y="{HEIGHT - bottom}" text-anchor="end" {text}>{label(low + pad)}</text>'
         f'<text x="{left}" y="{HEIGHT - bottom + 13}" {text}>{x[0]:.0f}</text>'

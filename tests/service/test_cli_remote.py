@@ -21,6 +21,7 @@ from ase.io import read
 
 from equipot import EquipotCalculator
 from equipot.service import cli
+from equipot.service.commands.completion import job_ids
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
 START_S = 120.0
@@ -125,6 +126,39 @@ def test_the_life_of_a_job_from_the_shell(run: Run, tmp_path: Path, data_dir: Pa
     status, _, err = run("jobs", "show", job_id)
     assert status == 1
     assert "job-not-found" in err
+
+
+def test_a_folder_finds_its_job_there_again(run: Run, tmp_path: Path, data_dir: Path) -> None:
+    water = data_dir / "structures" / "water.xyz"
+    options = ["-m", "tiny", "--n-steps", "20", "--seed", "1", "--save-every", "10", "--detach"]
+    status, _, err = run("md", water, *options, "-o", "run")
+    assert status == 0, err
+    assert "equipot resume run" in err
+    assert run("md", water, *options, "-o", "run")[0] == 2  # the folder is taken
+    status, _, err = run("resume", "run")
+    assert status == 0, err
+    assert [atoms.info["step"] for atoms in frames(tmp_path / "run" / "trajectory.traj")] == [0, 10, 20]
+    (system,) = json.loads((tmp_path / "run" / "result.json").read_text())["systems"]
+    assert system["n_steps"] == 20
+    assert run("md", water, *options, "-o", "one.extxyz")[0] == 0
+    assert run("resume", "one.extxyz.run")[0] == 0
+    assert len(frames(tmp_path / "one.extxyz")) == 3
+    assert not (tmp_path / "one.extxyz.run").exists()
+
+
+def test_the_models_jobs_and_health_of_a_service_are_seen_from_here(
+    run: Run, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "tiny-1" in run("models")[1]
+    assert "For tests only." in run("models", "tiny")[1]
+    _, out, _ = run("doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(out)["findings"]}
+    assert found["service"]["state"] == "ok"
+    assert "service version" not in found  # it is the same
+    newest = json.loads(run("jobs", "ls", "--json", "-n", "1")[1])["items"][0]["id"]
+    assert newest in dict(job_ids(newest[:4]))
+    monkeypatch.setenv("EQUIPOT_SERVER", "http://127.0.0.1:1")
+    assert job_ids("") == []
 
 
 def test_a_job_can_be_cancelled_and_resumed(run: Run, data_dir: Path) -> None:

@@ -29,7 +29,7 @@ from equipot.errors import (
 )
 from equipot.service.client.notebook import plots, scene, viewer
 from equipot.simulation.progress import Progress
-from equipot.simulation.results import MDResult, SinglepointResult
+from equipot.simulation.results import SinglepointResult
 from tests.service.api.conftest import MAX_QUEUED_JOBS, WATER, LiveApi, running_api
 
 MD: dict[str, Any] = {"n_steps": 20, "save_every": 5, "thermo_every": 5, "seed": 3, "temperature_k": 100}
@@ -210,25 +210,24 @@ def test_a_full_queue_is_waited_for(api: LiveApi) -> None:
 
 
 def test_frames_come_while_the_job_runs_and_each_once(client: Client) -> None:
-    params = {**MD, "n_steps": 3000, "save_every": 100, "checkpoint_every_s": 0.2}
+    params = {**MD, "n_steps": 10**6, "checkpoint_every_s": 0.2}
     job = client.submit("md", [WATER, WATER], model="tiny", params=params)
-    states, seen = [], []
+    seen: dict[int, list[int]] = {0: [], 1: []}
     for atoms in job.stream():
-        states.append(job.record.state.value)
-        seen.append((atoms.info["system"], atoms.info["step"]))
+        seen[atoms.info["system"]].append(atoms.info["step"])
         assert atoms.get_forces().shape == (3, 3)
-    assert "running" in states
-    for system in (0, 1):
-        assert [step for one, step in seen if one == system] == list(range(0, 3001, 100))
-    assert [atoms.info["step"] for atoms in job.stream(system=1)] == list(range(0, 3001, 100))
-    results = job.results()
-    trajectory = results[1].trajectory
-    assert isinstance(results[1], MDResult)
-    assert len(trajectory) == 31
-    assert [trajectory[k].info["step"] for k in (0, -1)] == [0, 3000]
-    assert len(trajectory[10:20]) == 10
+        if not job.record.is_over and all(len(steps) > 1 for steps in seen.values()):
+            job.cancel()  # while it ran both have been seen to move
+    assert job.record.state.value == "cancelled"
+    for system, steps in seen.items():
+        assert steps == sorted(set(steps))
+        assert steps == [atoms.info["step"] for atoms in job.frames(system=system)]
+    trajectory = job.results()[1].trajectory
+    assert len(trajectory) == len(seen[1])
+    assert [trajectory[k].info["step"] for k in (0, -1)] == [0, seen[1][-1]]
+    assert [atoms.info["step"] for atoms in trajectory[1:3]] == seen[1][1:3]
     with pytest.raises(IndexError):
-        trajectory[31]
+        trajectory[len(trajectory)]
 
 
 def test_a_folder_remembers_its_job(client: Client, tmp_path: Path) -> None:
@@ -340,6 +339,8 @@ def test_the_viewer_turns_and_plays_in_a_browser(tmp_path: Path) -> None:
         inside = page.frame_locator("iframe")
         canvas = inside.locator("canvas")
         canvas.wait_for()
+        colours = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size > 20"
+        page.frames[1].wait_for_function(f"({colours})(document.querySelector('canvas'))")  # something is drawn
         before = canvas.screenshot()
         canvas.press("ArrowLeft")
         assert canvas.screenshot() != before
@@ -347,6 +348,5 @@ def test_the_viewer_turns_and_plays_in_a_browser(tmp_path: Path) -> None:
         assert inside.get_by_text("step 0").is_visible()
         inside.get_by_role("button", name="play").click()
         inside.get_by_text("step 2").wait_for()
-        page.screenshot(path=tmp_path / "viewer.png")
         assert complaints == []
         browser.close()
