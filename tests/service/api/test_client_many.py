@@ -101,7 +101,7 @@ def test_every_field_of_a_result_is_that_of_a_run_here(client: Client) -> None:
     given = [water, WATER, URANIUM, Atoms("X")]
     for kind, params in ((relax, {"max_steps": 3}), (run_md, MD), (singlepoint, {})):
         there = getattr(client, kind.__name__)(given, model="tiny", **params)
-        here = kind(given, model="tiny", **params)  # type: ignore[operator]
+        here = kind(given, model="tiny", **params)
         assert [result.outcome for result in here][2:] == ["rejected", "rejected"]
         for one, other in zip(there, here, strict=True):
             assert_same(one, other)
@@ -231,7 +231,8 @@ def test_frames_come_while_the_job_runs_and_each_once(client: Client) -> None:
 
 
 def test_a_folder_remembers_its_job(client: Client, tmp_path: Path) -> None:
-    folder, frames = tmp_path / "run", []
+    folder = tmp_path / "run"
+    frames: list[Atoms] = []
     arguments: dict[str, Any] = {"model": "tiny", "output": folder, **MD}
     params = {**arguments, "n_steps": 100_000}
     with pytest.raises(EnoughError):
