@@ -68,11 +68,12 @@ class AsyncClient(Calls):
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         **params: Any,
     ) -> list[RelaxResult]:
         """See `Client.relax`."""
-        order = Order("relax", model, params, given_fields(device, dtype, reproducible))
+        order = Order("relax", model, params, given_fields(device, dtype, reproducible, level_of_theory))
         return await self._to_the_end(order, structures, on_progress=on_progress)
 
     async def run_md(
@@ -87,12 +88,13 @@ class AsyncClient(Calls):
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_frame: Callable[[Atoms], None] | None = None,
         **params: Any,
     ) -> list[MDResult]:
         """See `Client.run_md`."""
-        order = Order("md", model, params, given_fields(device, dtype, reproducible))
+        order = Order("md", model, params, given_fields(device, dtype, reproducible, level_of_theory))
         folder = None if output is None else Path(output)
         return await self._to_the_end(
             order, structures, folder=folder, resume=resume, on_progress=on_progress, on_frame=on_frame
@@ -108,9 +110,10 @@ class AsyncClient(Calls):
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
     ) -> list[SinglepointResult]:
         """See `Client.singlepoint`."""
-        order = Order("singlepoint", model, {}, given_fields(device, dtype, reproducible))
+        order = Order("singlepoint", model, {}, given_fields(device, dtype, reproducible, level_of_theory))
         return await self._to_the_end(order, structures)
 
     async def map(
@@ -127,11 +130,12 @@ class AsyncClient(Calls):
         on_progress: Callable[[Progress], None] | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        level_of_theory: str | None = None,
         **params: Any,
     ) -> AsyncGenerator[Any, None]:
         """See `Client.map`."""
         limits = await self.limits()
-        order = Order(kind, model, params, given_fields(device, dtype, False), key)
+        order = Order(kind, model, params, given_fields(device, dtype, False, level_of_theory), key)
         source = batches(structures, min(chunk_size, limits["max_structures"]), limits["max_body_bytes"])
         n_systems = len(structures) if isinstance(structures, Sequence) else None
         last: JobRecord | None = None
@@ -220,7 +224,8 @@ class AsyncClient(Calls):
 
     async def models(self) -> list[dict[str, Any]]:
         """The potentials there."""
-        return [item async for item in self.items("/v1/models")]
+        answer: list[dict[str, Any]] = (await self.request("GET", "/v1/models")).json()["items"]
+        return answer
 
     async def limits(self) -> dict[str, Any]:
         """What a request may be at most there."""

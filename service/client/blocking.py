@@ -61,6 +61,7 @@ class Client:
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         **params: Any,
     ) -> list[RelaxResult]:
@@ -81,6 +82,7 @@ class Client:
                 compile=compile,
                 n_threads=n_threads,
                 reproducible=reproducible,
+                level_of_theory=level_of_theory,
                 on_progress=on_progress,
                 **params,
             )
@@ -98,6 +100,7 @@ class Client:
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_frame: Callable[[Atoms], None] | None = None,
         **params: Any,
@@ -121,6 +124,7 @@ class Client:
                 compile=compile,
                 n_threads=n_threads,
                 reproducible=reproducible,
+                level_of_theory=level_of_theory,
                 on_progress=on_progress,
                 on_frame=on_frame,
                 **params,
@@ -137,6 +141,7 @@ class Client:
         compile: bool = False,
         n_threads: int | None = None,
         reproducible: bool = False,
+        level_of_theory: str | None = None,
     ) -> list[SinglepointResult]:
         """Energy, forces and stress of structures where they stand; as `equipot.singlepoint`."""
         return now(
@@ -148,6 +153,7 @@ class Client:
                 compile=compile,
                 n_threads=n_threads,
                 reproducible=reproducible,
+                level_of_theory=level_of_theory,
             )
         )
 
@@ -165,6 +171,7 @@ class Client:
         on_progress: Callable[[Progress], None] | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        level_of_theory: str | None = None,
         **params: Any,
     ) -> Iterator[Any]:
         """The results of thousands of structures, each as soon as it is there: RelaxResult, MDResult, ...
@@ -191,6 +198,7 @@ class Client:
                 on_progress=on_progress,
                 device=device,
                 dtype=dtype,
+                level_of_theory=level_of_theory,
                 **params,
             )
         )
@@ -216,7 +224,7 @@ class Client:
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> RemoteJob:
-        """Queue a job. `fields` are tags, name, priority, dtype, device, max_wall_time_s.
+        """Queue a job. `fields` are tags, name, priority, level_of_theory, dtype, device, max_wall_time_s.
 
         Nothing is queued unless everything is valid. Raises what the service answers, typed, with its hint:
         InvalidParameterError, AtomsTooCloseError, UnknownModelError, QueueFullError, ...

@@ -49,7 +49,9 @@ def job_body(texts: Sequence[str], fields: Mapping[str, Any]) -> bytes:
     return f'{{"structures": [{", ".join(texts)}]{comma}{rest[1:]}'.encode()
 
 
-def given_fields(device: str | None, dtype: str | None, reproducible: bool) -> dict[str, Any]:
+def given_fields(
+    device: str | None, dtype: str | None, reproducible: bool, level_of_theory: str | None
+) -> dict[str, Any]:
     """What a job says of how it is computed, from the arguments of `relax`. Raises InvalidParameterError."""
     if reproducible and device == "cuda":
         raise InvalidParameterError(
@@ -58,6 +60,7 @@ def given_fields(device: str | None, dtype: str | None, reproducible: bool) -> d
             hint='On a CPU every job is reproducible: device="cpu".',
         )
     fields = {"device": "cpu" if reproducible else device, "dtype": dtype}
+    fields["level_of_theory"] = level_of_theory
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -76,6 +76,9 @@ DeviceChoice = Annotated[
     Device | None, typer.Option(help="What to compute on; auto takes a GPU if there is one. (default auto)")
 ]
 DtypeChoice = Annotated[Dtype | None, typer.Option(help="Precision. (default float64)")]
+LevelOfTheory = Annotated[
+    str | None, typer.Option(help="One that the model was trained on (default its first; see `equipot models NAME`).")
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the potential for this machine, a minute the first time: much faster."),
@@ -107,6 +110,7 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
         print_request: PrintRequest = False,
         device: DeviceChoice = None,
         dtype: DtypeChoice = None,
+        level_of_theory: LevelOfTheory = None,
         compile: Compile = False,
         format: Format = None,
         index: Index = None,
@@ -127,7 +131,9 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
             raise InvalidParameterError("--compile is for runs here.", hint="The server decides how it computes.")
         request = read_request(params_file, kind)
         checked = params_of(kind, params, request["params"])
-        fields = _fields(request, {"model": model, "device": device, "dtype": dtype})
+        fields = _fields(
+            request, {"model": model, "device": device, "dtype": dtype, "level_of_theory": level_of_theory}
+        )
         if files:
             names, structures, warnings = read_inputs(files, format, index_of(index), skip_invalid)
         else:
@@ -162,7 +168,12 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
     app.command(kind, help=f"{HELP[kind]}\n\n{examples}", epilog=EXIT_STATUS)(command)
 
 
-HERE = {"model": "organic", "device": "auto", "dtype": "float64"}  #: of a job's fields, those a run here has
+HERE: dict[str, Any] = {
+    "model": "organic",
+    "device": "auto",
+    "dtype": "float64",
+    "level_of_theory": None,
+}  #: of a job's fields, those a run here has
 
 
 def _fields(request: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

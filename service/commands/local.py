@@ -42,6 +42,7 @@ class Job:
     model: str
     device: str | None = None
     dtype: str | None = None
+    level_of_theory: str | None = None
     compile: bool = False
     skip_invalid: bool = False
 
@@ -56,7 +57,7 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
 
     from equipot.simulation.run import Run
 
-    provider = forces.load(job.device, job.dtype, as_json, job.compile)
+    provider = forces.load(job.device, job.dtype, as_json, job.compile, job.level_of_theory)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -95,7 +96,9 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     request = RunRequest.read(folder)
     began = request.provider
     compiled = began["pins"].get("execution") == "native compiled"
-    provider = Forces.find(str(began["model"])).load(began["device"], began["dtype"], as_json, compiled)
+    provider = Forces.find(str(began["model"])).load(
+        began["device"], began["dtype"], as_json, compiled, began.get("level_of_theory")
+    )
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
@@ -126,8 +129,15 @@ class Forces:
                 raise
             return cls(model, plugin.elements, is_plugin=True)
 
-    def load(self, device: str | None, dtype: str | None, quiet: bool, compile: bool = False) -> ForceProvider:
-        """The provider itself; device, dtype and compile are for our own potentials."""
+    def load(
+        self,
+        device: str | None,
+        dtype: str | None,
+        quiet: bool,
+        compile: bool = False,
+        level_of_theory: str | None = None,
+    ) -> ForceProvider:
+        """The provider itself; all arguments are for our own potentials."""
         if self.is_plugin:
             from equipot.simulation.providers import AseProvider
 
@@ -135,7 +145,7 @@ class Forces:
         with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
             from equipot.simulation.api import provider_for
 
-            return provider_for(self.name, device=device, dtype=dtype, compile=compile)
+            return provider_for(self.name, device=device, dtype=dtype, compile=compile, level_of_theory=level_of_theory)
 
 
 def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
