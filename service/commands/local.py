@@ -51,13 +51,13 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
     from tempfile import TemporaryDirectory
 
-    forces = Forces.find(job.model)
+    forces = Forces.find(job.model, job.level_of_theory)
     if not job.skip_invalid:
         _refuse_unfit(job.names, job.structures, forces)
 
     from equipot.simulation.run import Run
 
-    provider = forces.load(job.device, job.dtype, as_json, job.compile, job.level_of_theory)
+    provider = forces.load(job.device, job.dtype, as_json, job.compile)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -96,9 +96,8 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     request = RunRequest.read(folder)
     began = request.provider
     compiled = began["pins"].get("execution") == "native compiled"
-    provider = Forces.find(str(began["model"])).load(
-        began["device"], began["dtype"], as_json, compiled, began.get("level_of_theory")
-    )
+    forces = Forces.find(str(began["model"]), began.get("level_of_theory"))
+    provider = forces.load(began["device"], began["dtype"], as_json, compiled)
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
@@ -114,30 +113,28 @@ class Forces:
 
     name: str
     elements: tuple[str, ...]
+    charges: tuple[int, ...] = (0,)
+    level_of_theory: str | None = None
     is_plugin: bool = False
 
     @classmethod
-    def find(cls, model: str) -> Forces:
-        """A model name, the path of a card, or the name of an announced calculator. Raises UnknownModelError."""
-        if model.endswith(".json"):
-            return cls(model, tuple(read_card(Path(model)).elements))
+    def find(cls, model: str, level_of_theory: str | None = None) -> Forces:
+        """A model name, the path of a card, or the name of an announced calculator.
+
+        Raises UnknownModelError, or InvalidParameterError for a level of theory that it was not trained on.
+        """
         try:
-            return cls(model, tuple(find_model(model)[1].elements))
+            card = read_card(Path(model)) if model.endswith(".json") else find_model(model)[1]
         except UnknownModelError:
             plugin = find_calculators().get(model)
             if plugin is None:
                 raise
             return cls(model, plugin.elements, is_plugin=True)
+        head = card.head_of(level_of_theory)
+        return cls(model, tuple(card.elements_of(head)), tuple(card.charges_of(head)), level_of_theory)
 
-    def load(
-        self,
-        device: str | None,
-        dtype: str | None,
-        quiet: bool,
-        compile: bool = False,
-        level_of_theory: str | None = None,
-    ) -> ForceProvider:
-        """The provider itself; all arguments are for our own potentials."""
+    def load(self, device: str | None, dtype: str | None, quiet: bool, compile: bool = False) -> ForceProvider:
+        """The provider itself; device, dtype and compile are for our own potentials."""
         if self.is_plugin:
             from equipot.simulation.providers import AseProvider
 
@@ -145,7 +142,9 @@ class Forces:
         with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
             from equipot.simulation.api import provider_for
 
-            return provider_for(self.name, device=device, dtype=dtype, compile=compile, level_of_theory=level_of_theory)
+            return provider_for(
+                self.name, device=device, dtype=dtype, compile=compile, level_of_theory=self.level_of_theory
+            )
 
 
 def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
@@ -153,7 +152,7 @@ def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | Equipot
     for name, structure in zip(names, structures, strict=True):
         assert isinstance(structure, Structure)
         try:
-            check_against_model(structure, forces.elements, forces.name)
+            check_against_model(structure, forces.elements, forces.name, charges=forces.charges)
         except InputError as error:
             hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error

@@ -147,8 +147,9 @@ def test_a_folder_finds_its_job_there_again(run: Run, tmp_path: Path, data_dir: 
 
 
 def test_the_models_jobs_and_health_of_a_service_are_seen_from_here(
-    run: Run, server: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert run("singlepoint", data_dir / "structures" / "water.xyz", "-m", "tiny", "--detach")[0] == 0
     assert "tiny-1" in run("models")[1]
     assert "For tests only." in run("models", "tiny")[1]
     _, out, _ = run("doctor", "--json")
