@@ -29,9 +29,11 @@ def digest_of(structures: Iterable[Structure]) -> str:
     return hashlib.sha256("".join(structure.sha256() for structure in structures).encode()).hexdigest()
 
 
-def input_digest(kind: str, model_sha256: str, dtype: str, params: Mapping[str, Any], structures_sha256: str) -> str:
+def input_digest(
+    kind: str, model_sha256: str, level_of_theory: str, dtype: str, params: Mapping[str, Any], structures_sha256: str
+) -> str:
     """The sha256 of everything that decides the numbers of a job: two jobs with one digest compute the same."""
-    what = [kind, model_sha256, dtype, dict(params), structures_sha256]
+    what = [kind, model_sha256, level_of_theory, dtype, dict(params), structures_sha256]
     return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -60,7 +62,14 @@ def manifest_of(files: JobFiles, record: JobRecord) -> dict[str, Any]:
         "versions": {"equipot": __version__},
         "structures_sha256": structures_sha256,
         "input_sha256": structures_sha256
-        and input_digest(record.kind, record.model_sha256, record.dtype, record.params, structures_sha256),
+        and input_digest(
+            record.kind,
+            record.model_sha256,
+            record.level_of_theory,
+            record.dtype,
+            record.params,
+            structures_sha256,
+        ),
         "shards": list(_shards(files, record.id, len(request["shards"]))),
         "files": [],
     }

@@ -85,6 +85,13 @@ def _key(request: Mapping[str, Any]) -> str | None:
     static, structures_sha256 = request["static"], request.get("structures_sha256")
     if structures_sha256 is None:
         return None
-    digest = input_digest(static["kind"], static["model_sha256"], static["dtype"], static["params"], structures_sha256)
+    digest = input_digest(
+        static["kind"],
+        static["model_sha256"],
+        static["level_of_theory"],
+        static["dtype"],
+        static["params"],
+        structures_sha256,
+    )
     whose = hashlib.sha256(static.get("owner", "").encode()).hexdigest()[:16]
     return f"equipot:same:{whose}:{digest}"

@@ -68,7 +68,12 @@ def _input(manifest: dict[str, Any], contents: dict[str, bytes]) -> Check:
     names = sorted(name for name in contents if name.startswith("inputs."))
     structures = [structure_from_json(data) for name in names for data in json.loads(contents[name])]
     digest = input_digest(
-        manifest["kind"], manifest["model"]["sha256"], manifest["dtype"], manifest["params"], digest_of(structures)
+        manifest["kind"],
+        manifest["model"]["sha256"],
+        manifest["model"]["level_of_theory"],
+        manifest["dtype"],
+        manifest["params"],
+        digest_of(structures),
     )
     return Check("input", digest == manifest["input_sha256"], f"{len(structures)} structures and all parameters")
 

@@ -17,6 +17,7 @@ from equipot.params import AnyParams, JobKind
 from equipot.simulation import snapshot
 from equipot.simulation.checkpoint import load_checkpoint
 from equipot.simulation.engine import Engine, Moving, StepEvent
+from equipot.simulation.progress import Progress
 from equipot.simulation.providers import ForceProvider
 from equipot.simulation.recorder import Recorder
 from equipot.simulation.reports import frame_of, rejected_result, result_of, thermo_row
@@ -28,17 +29,6 @@ from equipot.structure import Structure
 
 SOON_S = 1.0  # a first checkpoint, and one for systems that have ended, need not wait for the interval
 REPORT_EVERY_S = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. `step` is the smallest of a system that has not ended; of an ended run, the largest taken."""
-
-    step: int
-    n_steps: int
-    n_systems: int
-    n_done: int
-    n_max_steps: int
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from equipot.service.commands.display import out, show_json
-from equipot.service.commands.jobs import AsJson, JobId, Server
-from equipot.service.commands.server import DEFAULT_SERVER, connect
+from equipot.service.commands.jobs import AsJson, JobId
+from equipot.service.commands.server import DEFAULT_SERVER, ApiKey, Server, connect
 
 MARKS = {True: ("ok  ", "green"), False: ("FAIL", "red"), None: ("--  ", "dim")}
 
@@ -26,6 +26,7 @@ def verify(
         int, typer.Option(min=0, help="Also compute the final energies of so many systems again, here.")
     ] = 0,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that the files of an ended job are still those its manifest names, byte by byte.
@@ -39,7 +40,7 @@ def verify(
     from equipot.service.verification import verify as checks_of
 
     checks: list[Check] = []
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         for check in checks_of(client.get(job_id), recompute):
             checks.append(check)
             if not as_json:
