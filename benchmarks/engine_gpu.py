@@ -1,9 +1,9 @@
 """The engine on one device, in a minute: relaxations together and one by one, what sharing a pass changes, and the time
 per atom and step against the size of a batch. Prints one JSON object, and writes it with `--out`.
 
-1,000 molecules of 10 to 40 atoms are relaxed together; of those ASE relaxes, on the same device with the same potential,
-as many as fit into `--ase-seconds`, and its time is scaled to all by the steps they take. Needs nothing but what
-`equipot.relax` needs, so it also runs from a plain source tree (PYTHONPATH=src).
+1,000 molecules of 10 to 40 atoms are relaxed together; of those ASE relaxes, on the same device with the same
+potential, as many as fit into `--ase-seconds`, and its time is scaled to all by the steps they take. Needs nothing but
+what `equipot.relax` needs, so it also runs from a plain source tree (PYTHONPATH=src).
 """
 
 from __future__ import annotations
