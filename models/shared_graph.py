@@ -15,7 +15,7 @@ from equipot.models.neighbours import Pairs
 class PlacedGraph:
     """A shared graph with its atoms in place; the tensors are what the network takes (see AtomGraph), on the device.
 
-    atomic_numbers (n_atoms,), numpy; starts (n_systems,), where the atoms of each system begin.
+    atomic_numbers (n_atoms,), numpy; starts (n_systems,), where the atoms of each system begin; charge (n_systems,), e.
     """
 
     numbers: torch.Tensor
@@ -25,6 +25,7 @@ class PlacedGraph:
     reverse: torch.Tensor
     atomic_numbers: np.ndarray
     starts: np.ndarray
+    charge: np.ndarray
 
 
 class SharedGraph:
@@ -63,8 +64,13 @@ class SharedGraph:
             offsets[slot] = torch.as_tensor(np.concatenate([each.offsets_ang for each in pairs]), device=device)
             self._offsets = offsets.view(n_atoms, n_slots, 3)
 
-    def at(self, positions_ang: np.ndarray) -> PlacedGraph:
-        """The graph with the atoms of all systems, one after the other, at these positions (n_atoms, 3)."""
+    def at(self, positions_ang: np.ndarray, charge: np.ndarray | None = None) -> PlacedGraph:
+        """The graph with the atoms of all systems, one after the other, at these positions (n_atoms, 3).
+
+        charge (n_systems,) in e; None: all neutral.
+        """
+        if charge is None:
+            charge = np.zeros(len(self._starts), dtype=np.int64)
         positions = torch.as_tensor(positions_ang, dtype=torch.float64, device=self._device)
         vectors = positions[self._neighbours] - positions.unsqueeze(1)
         if self._offsets is not None:
@@ -72,7 +78,7 @@ class SharedGraph:
         near = self._mask & (vectors.square().sum(-1) < self._square)
         vectors = vectors.to(self._dtype)
         return PlacedGraph(
-            self._numbers, vectors, self._neighbours, near, self._reverse, self._atomic_numbers, self._starts
+            self._numbers, vectors, self._neighbours, near, self._reverse, self._atomic_numbers, self._starts, charge
         )
 
     def _sent(self, integers: np.ndarray) -> torch.Tensor:

@@ -84,9 +84,9 @@ def predict(
     network: Network, batch: Batch, *, differentiable: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Energies (n_systems,), forces (n_atoms, 3), virials (n_systems, 3, 3) and descriptors of a batch."""
-    numbers, vectors, neighbours, mask, reverse = batch.inputs
+    numbers, vectors, neighbours, mask, reverse, *condition = batch.inputs
     vectors = vectors.detach().requires_grad_(True)
-    out = network(numbers, vectors, neighbours, mask, reverse)
+    out = network(numbers, vectors, neighbours, mask, reverse, *condition)
     atomic = out.learned_ev + out.fixed_ev
     (gradient,) = torch.autograd.grad(atomic.sum(), vectors, create_graph=differentiable)
     forces, virials = forces_and_virials(gradient, vectors.detach(), reverse)
@@ -103,6 +103,7 @@ def compare(network: Network, store: FrameStore, atoms_per_batch: int | None = N
     for chosen in store.in_batches(size):
         batch = store.batch(chosen, weights.dtype).to(weights.device)
         energy, forces, virial, _ = predict(network, batch, differentiable=False)
+        energy, virial = energy[: batch.n_labelled], virial[: batch.n_labelled]
         parts["energy"].append(_side_by_side(batch.energy_ev, energy))
         labelled = np.repeat(store.has_forces[chosen], store.sizes[chosen])
         parts["forces"].append(_without_label(_side_by_side(batch.forces_ev_per_ang, forces), ~labelled))
