@@ -47,8 +47,7 @@ class NeighbourSearch:
         pbc: tuple[bool, bool, bool] | np.ndarray,
     ) -> AtomGraph:
         """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
-        periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
-        cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+        periodic, cell = _boundary(cell_ang, pbc)
         positions = np.asarray(positions_ang, dtype=np.float64)
         candidates = self._candidates
         if candidates is None or not self._still_covers(candidates, numbers, positions, cell, periodic):
@@ -64,6 +63,18 @@ class NeighbourSearch:
             vectors[near],
             place[candidates.reverse[near]],
         )
+
+    def candidates(
+        self,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+    ) -> AtomGraph:
+        """All pairs within cutoff + skin as a graph whose `vectors_ang` are lattice offsets: r_j - r_i is missing."""
+        periodic, cell = _boundary(cell_ang, pbc)
+        found = self._search(np.asarray(numbers), np.asarray(positions_ang, dtype=np.float64), cell, periodic)
+        return graph_from_edges(found.numbers, found.first, found.second, found.offsets_ang, found.reverse)
 
     def _still_covers(
         self,
@@ -93,6 +104,15 @@ class NeighbourSearch:
         return _Candidates(
             numbers.copy(), positions.copy(), cell.copy(), pbc, first, second, shifts, shifts @ cell, reverse
         )
+
+
+def _boundary(
+    cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool] | np.ndarray
+) -> tuple[tuple[bool, bool, bool], np.ndarray]:
+    """Which directions are periodic, and the cell, zero where none is."""
+    periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
+    cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+    return periodic, cell
 
 
 def _keys(n_atoms: int, first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
