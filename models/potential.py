@@ -100,11 +100,15 @@ class TrainingDomain:
     def distances(self, descriptors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """Distance of every atom, (n_atoms,)."""
         out = torch.empty_like(descriptors[:, 0])
-        for element in species.unique():
-            chosen = species == element
-            white = (descriptors[chosen] - self.mean[element]) @ self.whitening[element]
-            out[chosen] = white.square().mean(-1).sqrt() / self.threshold
+        for element in species.unique().tolist():
+            atoms = (species == element).nonzero().squeeze(1)
+            out.index_copy_(0, atoms, self.distances_of(element, descriptors.index_select(0, atoms)))
         return out
+
+    def distances_of(self, element: int, descriptors: torch.Tensor) -> torch.Tensor:
+        """Distances of atoms of one element, which is counted as in the network."""
+        white = (descriptors - self.mean[element]) @ self.whitening[element]
+        return white.square().mean(-1).sqrt() / self.threshold
 
 
 @dataclass(frozen=True, eq=False)

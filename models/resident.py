@@ -116,8 +116,7 @@ class ResidentBatch:
         assert domain is not None
         distances = descriptors.new_zeros(self.n_atoms + 1)
         for element, atoms in self._of_element.items():
-            white = (descriptors.index_select(0, atoms) - domain.mean[element]) @ domain.whitening[element]
-            distances.index_copy_(0, atoms, white.square().mean(-1).sqrt() / domain.threshold)
+            distances.index_copy_(0, atoms, domain.distances_of(element, descriptors.index_select(0, atoms)))
         return distances[self._members].amax(1)
 
     def _unpacked(self, row: np.ndarray) -> ResidentStep:
