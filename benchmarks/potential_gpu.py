@@ -208,11 +208,11 @@ def measure(name: str, dtype: str, n_systems: int, potentials: dict[str, Potenti
     search = [NeighbourSearch(eager.cutoff_ang, SKIN_ANG) for _ in every]
     graphs = [s.graph(*arguments(a)) for s, a in zip(search, every, strict=True)]
     graph = batch_graphs([graphs[k % N_DISTINCT] for k in range(n_systems)])
-    inputs = graph_tensors(graph, eager.torch_dtype, device)
+    inputs = graph_tensors(graph, eager.torch_dtype, device, eager.network.architecture)
     row: dict[str, Any] = {"system": name, "dtype": dtype, "n_systems": n_systems, "n_atoms": graph.n_atoms}
     row |= {"n_edges": graph.n_edges, "n_slots": graph.neighbours.shape[1], "us_per_atom": {}, "ms": {}, "error": {}}
     work = counted(eager, inputs)
-    expected = eager_pass(exact.network, *graph_tensors(graph, torch.float64, device))
+    expected = eager_pass(exact.network, *graph_tensors(graph, torch.float64, device, exact.network.architecture))
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -356,7 +356,7 @@ def main() -> None:
             n = max(1, given.atoms[-1] // 2 // (21 if name == "aspirin" else 64))
             graphs = [NeighbourSearch(potential.cutoff_ang).graph(*arguments(a)) for a in structures(name)]
             batch = batch_graphs([graphs[k % N_DISTINCT] for k in range(n)])
-            inputs = graph_tensors(batch, potential.torch_dtype, device)
+            inputs = graph_tensors(batch, potential.torch_dtype, device, potential.network.architecture)
             report.facts.setdefault("profile", {})[name] = profile(potential, inputs)
     for dtype in given.dtype:
         for name in SYSTEMS:
@@ -367,7 +367,9 @@ def main() -> None:
             potential = loaded["silicon", given.dtype[0]]["eager"]
             graphs = [NeighbourSearch(potential.cutoff_ang).graph(*arguments(a)) for a in structures("silicon")]
             batch = batch_graphs([graphs[k % N_DISTINCT] for k in range(max(1, given.atoms[-2] // 64))])
-            report.facts["inductor"] = inductor(potential, graph_tensors(batch, potential.torch_dtype, device))
+            report.facts["inductor"] = inductor(
+                potential, graph_tensors(batch, potential.torch_dtype, device, potential.network.architecture)
+            )
             print("inductor", report.facts["inductor"], flush=True)
     report.write()
     print(f"{time.perf_counter() - STARTED:.0f} s; failed: {', '.join(report.errors) or 'nothing'}")

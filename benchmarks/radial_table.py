@@ -65,7 +65,7 @@ def main() -> None:
         atoms.rattle(0.05, seed=0)
         search = NeighbourSearch(potential.cutoff_ang)
         graph = search.graph(atoms.numbers, atoms.positions, np.array(atoms.cell), atoms.pbc)
-        inputs = graph_tensors(graph, potential.torch_dtype, potential.torch_device)
+        inputs = graph_tensors(graph, potential.torch_dtype, potential.torch_device, potential.network.architecture)
         distance = inputs[1].square().sum(-1).sqrt().clamp(min=1.0).requires_grad_(True)
         basis = potential.network.basis
         table = Table(basis, given.intervals, potential.torch_dtype)

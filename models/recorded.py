@@ -30,7 +30,7 @@ def room_for(n_atoms: int, n_slots: int) -> tuple[int, int]:
 
 def padded(inputs: GraphTensors, n_atoms: int, n_slots: int) -> GraphTensors:
     """The same graph with room for more atoms and slots, all of them empty."""
-    numbers, vectors, neighbours, mask, reverse = inputs
+    numbers, vectors, neighbours, mask, reverse, *condition = inputs
     own_atoms, own_slots = neighbours.shape
     more_atoms, more_slots = n_atoms - own_atoms, n_slots - own_slots
     pad = torch.nn.functional.pad
@@ -43,6 +43,7 @@ def padded(inputs: GraphTensors, n_atoms: int, n_slots: int) -> GraphTensors:
         pad(neighbours, (0, more_slots, 0, more_atoms)),
         pad(mask, (0, more_slots, 0, more_atoms)),
         slot.flatten(),
+        *(torch.cat([rows, rows[:1].expand(more_atoms, -1)]) for rows in condition),
     )
 
 
@@ -69,11 +70,12 @@ class RecordedPass:
         neighbours: torch.Tensor,
         mask: torch.Tensor,
         reverse: torch.Tensor,
+        *condition: torch.Tensor,
     ) -> PassTensors:
         """See `eager_pass`."""
         n_atoms, n_slots = neighbours.shape
         shape = room_for(n_atoms, n_slots)
-        inputs = padded((numbers, vectors_ang, neighbours, mask, reverse), *shape)
+        inputs = padded((numbers, vectors_ang, neighbours, mask, reverse, *condition), *shape)
         with self._lock:
             recording = self._recordings.pop(shape, None) or self._record(inputs)
             self._recordings[shape] = recording
@@ -92,7 +94,7 @@ class RecordedPass:
     def _record(self, inputs: GraphTensors) -> _Recording:
         while len(self._recordings) >= MOST_RECORDINGS:
             self._recordings.popitem(last=False)
-        kept: GraphTensors = tuple(tensor.clone() for tensor in inputs)  # type: ignore[assignment]
+        kept = tuple(tensor.clone() for tensor in inputs)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -7,13 +7,13 @@ are neighbours now, are found on the device. On a GPU the whole step is one reco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from equipot.models.graph import AtomGraph, batch_graphs
-from equipot.models.potential import Potential, eager_pass
+from equipot.models.potential import Potential, eager_pass, graph_tensors
 from equipot.models.recorded import WARM_UPS
 
 
@@ -39,15 +39,16 @@ class ResidentBatch:
         self._potential = potential
         self._device, self._dtype = potential.torch_device, potential.torch_dtype
         graph = batch_graphs(list(candidates))
+        if graph.head is None and potential.head:
+            graph = replace(graph, head=np.full(graph.n_systems, potential.head))
         self.n_atoms, self.n_slots, self.n_systems = graph.n_atoms, graph.neighbours.shape[1], graph.n_systems
-        as_tensor = torch.as_tensor
-        self._numbers = as_tensor(graph.numbers, dtype=torch.int64, device=self._device)
+        as_tensor, architecture = torch.as_tensor, potential.network.architecture
         self._offsets = as_tensor(graph.vectors_ang, device=self._device)
-        self._neighbours = as_tensor(graph.neighbours, device=self._device)
-        self._mask = as_tensor(graph.mask, device=self._device)
-        self._reverse = as_tensor(graph.reverse, device=self._device)
+        tensors = graph_tensors(graph, self._dtype, self._device, architecture)
+        self._numbers, _, self._neighbours, self._mask, self._reverse, *self._condition = tensors
         sizes = np.bincount(graph.system_idx, minlength=graph.n_systems)
-        self._reference = np.bincount(graph.system_idx, potential.reference_ev[graph.numbers], graph.n_systems)
+        head = potential.head if graph.head is None else graph.head[graph.system_idx]
+        self._reference = np.bincount(graph.system_idx, potential.reference_ev[head, graph.numbers], graph.n_systems)
         members = np.full((graph.n_systems, int(sizes.max())), graph.n_atoms)
         for system, (end, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
             members[system, :size] = np.arange(end - size, end)
@@ -99,8 +100,9 @@ class ResidentBatch:
         ends = positions.index_select(0, self._neighbours.flatten()).view(self.n_atoms, self.n_slots, 3)
         vectors = ends - positions.unsqueeze(1) + self._offsets
         near = self._mask & (vectors.square().sum(-1) < self._potential.cutoff_ang**2)
+        bonds = (vectors.to(self._dtype), self._neighbours, near, self._reverse)
         energies, forces, virials, descriptors = eager_pass(
-            self._potential.network, self._numbers, vectors.to(self._dtype), self._neighbours, near, self._reverse
+            self._potential.network, self._numbers, *bonds, *self._condition
         )
         parts = [self._summed(energies), self._summed(virials.double().flatten(1)), forces.double()]
         if self._potential.domain is not None:

@@ -108,6 +108,7 @@ class ShardClaim:
     system_offset: int
     n_systems: int
     wall_left_s: float | None  #: running time left to the job, if limited
+    level_of_theory: str | None = None
     alone: bool = False  #: a worker died with it and others: nothing else runs until it has passed a checkpoint
 
     @property

@@ -89,6 +89,7 @@ class JobStore:
         dtype: Dtype = "float64",
         device: Device = "auto",
         max_wall_time_s: float | None = None,
+        level_of_theory: str | None = None,
         warnings: Sequence[JobWarning] = (),
         idempotency_key: str | None = None,
     ) -> tuple[JobRecord, bool]:
@@ -106,7 +107,7 @@ class JobStore:
             "kind": kind,
             "model": model_card.name,
             "model_sha256": model_card.weights_sha256,
-            "level_of_theory": model_card.level_of_theory,
+            "level_of_theory": model_card.level_names[model_card.head_of(level_of_theory)],
             "name": name,
             "tags": list(tags),
             "priority": priority,

@@ -47,7 +47,7 @@ class ShardAtWork:
     def open(self, store: JobStore, claims: Claims, engines: Engines) -> None:
         """Load the potential and begin the run, or go on from its last checkpoint."""
         claim = self.claim
-        provider = engines.get(claim.model, claim.model_sha256, claim.dtype, claim.device)
+        provider = engines.get(claim.model, claim.model_sha256, claim.dtype, claim.device, claim.level_of_theory)
         callbacks: dict[str, Callable[..., None]] = {
             "on_thermo": self._on_thermo,
             "on_system": self._on_system,

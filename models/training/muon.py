@@ -29,11 +29,13 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
+    stack = x.reshape(-1, *x.shape[-2:])
     for _ in range(N_ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
-    direction: torch.Tensor = x.mT if is_tall else x
-    return direction
+        square = stack @ stack.mT
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        stack = torch.baddbmm(stack, polynomial, stack, beta=a)
+    direction = stack.view(x.shape)
+    return direction.mT if is_tall else direction
 
 
 def orthogonalised_together(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -94,10 +94,13 @@ class Learner:
 
     def learn(self, batch: Batch, loss: LossPart) -> torch.Tensor:
         """A step of the optimiser at its present rate; gives the loss without waiting for it."""
-        self.optimiser.zero_grad(set_to_none=True)
+        parameters = list(self.network.parameters())
         value = loss_of(self.network, batch, loss)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        # not value.backward(): that would also differentiate forces by positions, which nobody asks for
+        gradients = torch.autograd.grad(value, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimiser.step()
         return value.detach()
 

@@ -11,6 +11,7 @@ import torch
 
 from equipot.models.network import Sizes
 from equipot.models.potential import Potential
+from equipot.models.spherical import Harmonics
 from equipot.models.training.config import DataPart, OptimiserPart, TrainingConfig
 from equipot.models.training.datasets import TrainingData
 from equipot.models.training.frames import FrameSet
@@ -69,6 +70,14 @@ def test_steps_of_recorded_shapes_are_those_made_one_by_one(tiny: Potential, tmp
         ours, theirs = getattr(recorded, network).state_dict(), getattr(one_by_one, network).state_dict()
         for name, value in ours.items():
             torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-8, msg=f"{network} {name}")
+
+
+def test_harmonics_by_monomials_are_those_of_the_recurrence() -> None:
+    vectors = torch.randn(5, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for l_max in range(5):
+        harmonics = Harmonics(l_max).double()
+        unit = vectors / vectors.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(harmonics.by_monomials(unit), harmonics.by_recurrence(unit), rtol=0, atol=1e-13)
 
 
 def test_lengths_grow_by_a_quarter_at_most() -> None:
