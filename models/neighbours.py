@@ -81,12 +81,23 @@ class NeighbourSearch:
         pbc: tuple[bool, bool, bool] | np.ndarray,
     ) -> Pairs:
         """Pairs among which are all within the cutoff at these positions: those kept, or new ones."""
-        periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
-        cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+        periodic, cell = _boundary(cell_ang, pbc)
         positions = np.asarray(positions_ang, dtype=np.float64)
         if self.kept is None or not self._still_covers(self.kept, numbers, positions, cell, periodic):
             self.kept = self._search(np.asarray(numbers), positions, cell, periodic)
         return self.kept
+
+    def candidates(
+        self,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+    ) -> AtomGraph:
+        """All pairs within cutoff + skin as a graph whose `vectors_ang` are lattice offsets: r_j - r_i is missing."""
+        periodic, cell = _boundary(cell_ang, pbc)
+        found = self._search(np.asarray(numbers), np.asarray(positions_ang, dtype=np.float64), cell, periodic)
+        return graph_from_edges(found.numbers, found.first, found.second, found.offsets_ang, found.reverse)
 
     def _still_covers(
         self,
@@ -124,6 +135,15 @@ def squared_moves(positions_ang: np.ndarray, before_ang: np.ndarray) -> np.ndarr
     """How far every atom (n_atoms, 3) has moved, squared, Å²."""
     moved = positions_ang - before_ang
     return np.asarray(np.einsum("ij,ij->i", moved, moved))
+
+
+def _boundary(
+    cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool] | np.ndarray
+) -> tuple[tuple[bool, bool, bool], np.ndarray]:
+    """Which directions are periodic, and the cell, zero where none is."""
+    periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
+    cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+    return periodic, cell
 
 
 def _keys(n_atoms: int, first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

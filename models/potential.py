@@ -126,11 +126,15 @@ class TrainingDomain:
     def distances(self, descriptors: torch.Tensor, species: np.ndarray) -> torch.Tensor:
         """Distance of every atom, (n_atoms,). The species are on the host, so that no device is waited for."""
         out = torch.empty_like(descriptors[:, 0])
-        for element in np.unique(species):
-            chosen = torch.as_tensor(np.flatnonzero(species == element), device=descriptors.device)
-            white = (descriptors[chosen] - self.mean[element]) @ self.whitening[element]
-            out[chosen] = white.square().mean(-1).sqrt() / self.threshold
+        for element in np.unique(species).tolist():
+            atoms = torch.as_tensor(np.flatnonzero(species == element), device=descriptors.device)
+            out.index_copy_(0, atoms, self.distances_of(element, descriptors.index_select(0, atoms)))
         return out
+
+    def distances_of(self, element: int, descriptors: torch.Tensor) -> torch.Tensor:
+        """Distances of atoms of one element, which is counted as in the network."""
+        white = (descriptors - self.mean[element]) @ self.whitening[element]
+        return white.square().mean(-1).sqrt() / self.threshold
 
 
 class ForceUncertainty:
