@@ -192,8 +192,9 @@ def report(model: str, drift_ps: float) -> dict[str, object]:
         found[symbol] = row
         _, a, (c11, c12, c44), vacancy = CRYSTALS[symbol]
         print(
-            f"| {symbol} | {row['a_ang']:.3f} ({a}) | {row['c11_gpa']:.0f} ({c11:.0f}) | {row['c12_gpa']:.0f} ({c12:.0f}) "
-            f"| {row['c44_gpa']:.0f} ({c44:.0f}) | {row['vacancy_ev']:.2f} ({vacancy}) | {row['lowest_phonon_thz']:.2f} |",
+            f"| {symbol} | {row['a_ang']:.3f} ({a}) "
+            f"| {row['c11_gpa']:.0f} ({c11:.0f}) | {row['c12_gpa']:.0f} ({c12:.0f}) | {row['c44_gpa']:.0f} ({c44:.0f}) "
+            f"| {row['vacancy_ev']:.2f} ({vacancy}) | {row['lowest_phonon_thz']:.2f} |",
             flush=True,
         )
     return found
