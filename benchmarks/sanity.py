@@ -91,7 +91,7 @@ def lattice_constant(symbol: str, model: str) -> tuple[Atoms, float]:
     cell = bulk(symbol, kind, a=start)
     cell.calc = EquipotCalculator(model)
     cell.set_constraint(FixSymmetry(cell))
-    BFGS(FrechetCellFilter(cell), logfile=None).run(fmax=1e-4, steps=100)
+    BFGS(FrechetCellFilter(cell), logfile=None).run(fmax=1e-4, steps=100)  # type: ignore[arg-type]  # ASE's own use
     cell.set_constraint()
     factor = {"bcc": 2.0, "fcc": 4.0, "diamond": 4.0}[kind]
     return cell, float((factor * cell.get_volume()) ** (1 / 3))

@@ -39,7 +39,7 @@ def network_of(architecture: Architecture, seed: int = 0) -> Network:
     network = Network(architecture).double()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     return network
 
 
