@@ -189,7 +189,7 @@ class Forces:
             from equipot.models.loading import load_potential
 
             with torch_threads(1):  # compiled code has the number of threads built in
-                potential = load_potential(self.model, self.device, self.dtype, **self._compiled, **self._level)
+                potential = load_potential(self.model, self.device, self.dtype, **self._options)
             return self._native(potential)
         self._refuse_what_is_settled()
         potential = getattr(self.model, "potential", self.model)  # our own calculator carries its potential
@@ -201,12 +201,9 @@ class Forces:
         return NativeProvider(potential, self.n_threads, reproducible=self.reproducible)
 
     @property
-    def _compiled(self) -> dict[str, bool]:
-        return {"compile": True} if self.compile else {}
-
-    @property
-    def _level(self) -> dict[str, str]:
-        return {} if self.level_of_theory is None else {"level_of_theory": self.level_of_theory}
+    def _options(self) -> dict[str, Any]:
+        options = {"compile": self.compile, "level_of_theory": self.level_of_theory}
+        return {name: value for name, value in options.items() if value}
 
     def _refuse_what_is_settled(self) -> None:
         for name in ("device", "dtype", "compile", "level_of_theory"):
