@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ase import Atoms
 
 from equipot.calculator.convert import from_atoms
+from equipot.calculator.known import KnownModel, find_known
 from equipot.errors import EquipotError, InvalidParameterError, NotResumableError, error_from_problem
 from equipot.params import AnyParams, JobKind, parse_params
 from equipot.simulation.native import NativeProvider
@@ -55,11 +56,12 @@ def relax(
     """Relax structures together, each by its own course; the keywords are those of RelaxParams.
 
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
-    model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
-    first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
-    computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
-    reproducible: also on a GPU, compute every system by itself. level_of_theory: one that the potential was trained on,
-    if absent its first; the charge of a structure is its own (`charge`, or `info["charge"]` of Atoms).
+    model: a model name (with +d3 behind it: plus dispersion), the path of a card, a potential, or any ASE calculator.
+    device, dtype and compile are for the first two; `compile` takes up to a minute once and makes every evaluation
+    several times faster. n_threads: systems computed at a time, if absent as many as torch has threads, or one unless
+    compiled; it changes no result. reproducible: also on a GPU, compute every system by itself. level_of_theory: one
+    that the potential was trained on, if absent its first; the charge of a structure is its own (`charge`, or
+    `info["charge"]` of Atoms).
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
     forces = Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory)
@@ -186,6 +188,9 @@ class Forces:
     def provider(self) -> ForceProvider:
         """The provider itself."""
         if isinstance(self.model, str | os.PathLike):
+            known = find_known(os.fspath(self.model), self.level_of_theory)
+            if not known.is_potential:
+                return self._announced(known)
             from equipot.models.loading import load_potential
 
             with torch_threads(1):  # compiled code has the number of threads built in
@@ -196,6 +201,14 @@ class Forces:
         if hasattr(potential, "cutoff_ang"):
             return self._native(potential)
         return self.model if hasattr(self.model, "identity") else AseProvider(self.model)
+
+    def _announced(self, known: KnownModel) -> AseProvider:
+        if self.compile:
+            raise InvalidParameterError(
+                f"{known.name} cannot be compiled.", pointer="/compile", hint="Only potentials of ours can."
+            )
+        calculator = known.load_calculator(self.device, self.dtype)
+        return AseProvider(calculator, known.name, known.elements, known.level_of_theory, known.sha256)
 
     def _native(self, potential: Potential) -> NativeProvider:
         return NativeProvider(potential, self.n_threads, reproducible=self.reproducible)

@@ -115,18 +115,20 @@ class AseProvider:
         name: str | None = None,
         elements: Sequence[str] | None = None,
         level_of_theory: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         """elements None: the calculator is asked for whatever comes, and says itself what it does not know."""
         self._calculator = calculator
         self._elements = None if elements is None else list(elements)
         self._level_of_theory = level_of_theory
+        self._sha256 = sha256
         self._name = name or str(getattr(calculator, "name", None) or type(calculator).__name__).lower()
 
     @property
     def identity(self) -> dict[str, Any]:
         return {
             "model": self._name,
-            "sha256": None,
+            "sha256": self._sha256,
             "level_of_theory": self._level_of_theory,
             "elements": self._elements,
             "dtype": None,

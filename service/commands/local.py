@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from equipot.calculator.plugins import find_calculators, load_calculator
-from equipot.cards import find_model, read_card
-from equipot.errors import EquipotError, InputError, UnknownModelError
+from equipot.calculator.known import KnownModel, find_known
+from equipot.errors import EquipotError, InputError
 from equipot.params import AnyParams, JobKind
 from equipot.service.commands.display import err, out, show_json, show_results
 from equipot.service.commands.output import Output
@@ -51,13 +50,13 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
     from tempfile import TemporaryDirectory
 
-    forces = Forces.find(job.model, job.level_of_theory)
+    known = find_known(job.model, job.level_of_theory)
     if not job.skip_invalid:
-        _refuse_unfit(job.names, job.structures, forces)
+        _refuse_unfit(job.names, job.structures, known)
 
     from equipot.simulation.run import Run
 
-    provider = forces.load(job.device, job.dtype, as_json, job.compile)
+    provider = _load(known, job.device, job.dtype, as_json, job.compile)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -96,8 +95,8 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     request = RunRequest.read(folder)
     began = request.provider
     compiled = began["pins"].get("execution") == "native compiled"
-    forces = Forces.find(str(began["model"]), began.get("level_of_theory"))
-    provider = forces.load(began["device"], began["dtype"], as_json, compiled)
+    known = find_known(str(began["model"]), began.get("level_of_theory"))
+    provider = _load(known, began["device"], began["dtype"], as_json, compiled)
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
@@ -107,52 +106,22 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     return _report(run, request.kind, output, kept=True, as_json=as_json)
 
 
-@dataclass(frozen=True)
-class Forces:
-    """Where the forces will come from, known before anything heavy is loaded."""
+def _load(
+    known: KnownModel, device: str | None, dtype: str | None, quiet: bool, compile: bool = False
+) -> ForceProvider:
+    """The provider itself."""
+    with err.status(f"loading {known.name}") if err.is_terminal and not quiet else nullcontext():
+        from equipot.simulation.api import provider_for
 
-    name: str
-    elements: tuple[str, ...]
-    charges: tuple[int, ...] = (0,)
-    level_of_theory: str | None = None
-    is_plugin: bool = False
-
-    @classmethod
-    def find(cls, model: str, level_of_theory: str | None = None) -> Forces:
-        """A model name, the path of a card, or the name of an announced calculator.
-
-        Raises UnknownModelError, or InvalidParameterError for a level of theory that it was not trained on.
-        """
-        try:
-            card = read_card(Path(model)) if model.endswith(".json") else find_model(model)[1]
-        except UnknownModelError:
-            plugin = find_calculators().get(model)
-            if plugin is None:
-                raise
-            return cls(model, plugin.elements, is_plugin=True)
-        head = card.head_of(level_of_theory)
-        return cls(model, tuple(card.elements_of(head)), tuple(card.charges_of(head)), level_of_theory)
-
-    def load(self, device: str | None, dtype: str | None, quiet: bool, compile: bool = False) -> ForceProvider:
-        """The provider itself; device, dtype and compile are for our own potentials."""
-        if self.is_plugin:
-            from equipot.simulation.providers import AseProvider
-
-            return AseProvider(load_calculator(self.name), name=self.name)
-        with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
-            from equipot.simulation.api import provider_for
-
-            return provider_for(
-                self.name, device=device, dtype=dtype, compile=compile, level_of_theory=self.level_of_theory
-            )
+        return provider_for(known.name, device=device, dtype=dtype, compile=compile, level_of_theory=known.chosen_level)
 
 
-def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
+def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], known: KnownModel) -> None:
     """Refuse the whole run, as the service does, if one structure cannot be computed."""
     for name, structure in zip(names, structures, strict=True):
         assert isinstance(structure, Structure)
         try:
-            check_against_model(structure, forces.elements, forces.name, charges=forces.charges)
+            check_against_model(structure, known.elements, known.name, charges=known.charges)
         except InputError as error:
             hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error
