@@ -32,6 +32,8 @@ class KnownModel:
     sha256: str | None = None
     plugin: CalculatorPlugin | None = None
     d3_functional: str | None = None
+    charges: tuple[int, ...] = (0,)  #: total charges it was trained on, e
+    chosen_level: str | None = None  #: which of several levels of theory was asked for
 
     @property
     def is_potential(self) -> bool:
@@ -54,7 +56,7 @@ class KnownModel:
         if self.plugin is None:
             from equipot.calculator.ase import EquipotCalculator
 
-            return EquipotCalculator(self.base, device=device, dtype=dtype)
+            return EquipotCalculator(self.base, device=device, dtype=dtype, level_of_theory=self.chosen_level)
         options: dict[str, Any] = {}
         if self.plugin.is_installed:
             offered = options_of(self.plugin)
@@ -66,16 +68,16 @@ class KnownModel:
         return load_calculator(self.base, **options)
 
 
-def find_known(name: str) -> KnownModel:
-    """What is known of the model of this name or with its card at this path.
+def find_known(name: str, level_of_theory: str | None = None) -> KnownModel:
+    """What is known of the model of this name or with its card at this path, at one of its levels of theory.
 
-    Raises UnknownModelError, or InvalidParameterError for dispersion that is in the model already or of which it is not
-    known which functional it is for.
+    Raises UnknownModelError, or InvalidParameterError for a level that it was not trained on, and for dispersion that
+    is in the model already or of which it is not known which functional it is for.
     """
     base, has_d3, given = name.partition(D3_SUFFIX)
     if not has_d3 or (given and not given.startswith(":")):
-        return _without_dispersion(name, name)
-    known = _without_dispersion(base, name)
+        return _without_dispersion(name, name, level_of_theory)
+    known = _without_dispersion(base, name, level_of_theory)
     functional = given[1:] or _functional_of(known)
     return KnownModel(
         name=name,
@@ -85,14 +87,16 @@ def find_known(name: str) -> KnownModel:
         sha256=known.sha256,
         plugin=known.plugin,
         d3_functional=functional,
+        charges=known.charges,
+        chosen_level=known.chosen_level,
     )
 
 
-def _without_dispersion(base: str, name: str) -> KnownModel:
+def _without_dispersion(base: str, name: str, level_of_theory: str | None) -> KnownModel:
     if base.endswith(".json"):
-        return _of_card(read_card(Path(base)), base, name)
+        return _of_card(read_card(Path(base)), base, name, level_of_theory)
     try:
-        return _of_card(find_model(base)[1], base, name)
+        return _of_card(find_model(base)[1], base, name, level_of_theory)
     except UnknownModelError as error:
         plugins = find_calculators()
         if base not in plugins:
@@ -103,11 +107,26 @@ def _without_dispersion(base: str, name: str) -> KnownModel:
                 error.detail, pointer="/model", hint=f"{guess}{error.hint} Of other packages: {others}."
             ) from error
     plugin = plugins[base]
+    if level_of_theory not in (None, plugin.level_of_theory):
+        raise InvalidParameterError(
+            f"{base} does not know the level of theory {level_of_theory!r}.",
+            pointer="/level_of_theory",
+            hint=f"It knows {plugin.level_of_theory}.",
+        )
     return KnownModel(name, base, plugin.elements, plugin.level_of_theory, plugin=plugin)
 
 
-def _of_card(card: PotentialCard, base: str, name: str) -> KnownModel:
-    return KnownModel(name, base, tuple(card.elements), card.level_of_theory, card.weights_sha256)
+def _of_card(card: PotentialCard, base: str, name: str, level_of_theory: str | None) -> KnownModel:
+    head = card.head_of(level_of_theory)
+    return KnownModel(
+        name,
+        base,
+        tuple(card.elements_of(head)),
+        card.level_names[head],
+        card.weights_sha256,
+        charges=tuple(card.charges_of(head)),
+        chosen_level=level_of_theory,
+    )
 
 
 def _functional_of(known: KnownModel) -> str:

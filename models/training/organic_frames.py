@@ -248,7 +248,7 @@ def _dimers(
         partner, partner_point = other
         dimer = _joined([molecule, partner], [relaxed, partner_point])
         first = noisy(_pick(pool, random), 0.02, random)
-        second = noisy(_pick(partner.conformers_ang, random), 0.03, random)
+        second = noisy(_pick(list(partner.conformers_ang), random), 0.03, random)
         relax_it = attempt == 0 and relax_first
         contact = random.uniform(0.65, 0.85) if relax_it else random_contact(random)
         try:

@@ -89,8 +89,8 @@ def read_part(part: Part, folder: Path, level_of_theory: str) -> FrameSet:
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(part.most, len(frames))).round().astype(int))
     frames = frames.select(chosen)
     kind = [k if part.group == "atoms" else part.group for k in frames.config_type.tolist()]
-    named = {"group": np.full(len(frames), part.group), "config_type": np.array(kind, dtype=np.str_)}
-    return replace(frames, **named)
+    group = np.full(len(frames), part.group)
+    return replace(frames, group=group, config_type=np.array(kind, dtype=np.str_))
 
 
 def write_level(level: Level, source: Path, out: Path) -> dict[str, FrameSet]:

@@ -60,7 +60,8 @@ def table_of(potential: Potential, frames: FrameSet) -> AtomTable:
         parts["error"].append((forces[:n] - batch.forces_ev_per_ang).detach().norm(dim=1).double().cpu().numpy())
         distance = np.zeros(n)
         if potential.domain is not None:
-            distance = potential.domain.distances(descriptors[:n].detach(), species).double().cpu().numpy()
+            far = potential.domain.distances(descriptors[:n].detach(), species.cpu().numpy())
+            distance = far.double().cpu().numpy()
         parts["distance"].append(distance)
     return AtomTable(
         torch.cat(parts["features"]),
@@ -79,6 +80,7 @@ def fit_factors(table: AtomTable, n_elements: int) -> torch.Tensor:
     for element in range(n_elements):
         own = phi[table.species == element]
         if not len(own):
+            factors[element] = torch.eye(n, dtype=torch.float64) / RIDGE**0.5  # nothing is known of it
             continue
         second = own.T @ own / len(own)
         ridge = RIDGE * second.diagonal().mean() * (1.0 + 1e4 / len(own))
@@ -91,16 +93,16 @@ def power_law(spread: np.ndarray, error_ev_per_ang: np.ndarray) -> tuple[float, 
     """(factor, power, least) of error = max(least, factor s^power), so that mean errors in bins of s are met."""
     order = np.argsort(spread)
     bins = [part for part in np.array_split(order, 40) if len(part)]
-    s = np.array([np.exp(np.log(spread[part]).mean()) for part in bins])
-    e = np.array([error_ev_per_ang[part].mean() for part in bins])
+    s = np.array([np.exp(np.log(np.maximum(spread[part], 1e-9)).mean()) for part in bins])
+    e = np.array([max(error_ev_per_ang[part].mean(), 1e-6) for part in bins])
     power, shift = np.polyfit(np.log(s), np.log(e), 1)
     return float(np.exp(shift)), float(max(power, 0.0)), float(e.min())
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's."""
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    a, b = (np.argsort(np.argsort(values)) - 0.5 * (len(values) - 1) for values in (x, y))
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def calibration(expected: np.ndarray, error: np.ndarray, n_frames: int, scales: tuple[float, ...]) -> Uncertainty:

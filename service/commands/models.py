@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
@@ -11,7 +12,9 @@ from rich.text import Text
 from equipot.calculator.plugins import CalculatorPlugin, find_calculators
 from equipot.cards import PotentialCard, find_model, registry
 from equipot.elements import NUMBERS, SYMBOLS
+from equipot.service.commands.completion import model_names
 from equipot.service.commands.display import err, out, show_json
+from equipot.service.commands.server import ApiKey, ServerIfAny, connect
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,13 +23,20 @@ def add_to(app: typer.Typer) -> None:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A model to show in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model to show in full.", autocompletion=model_names)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    server: ServerIfAny = None,
+    api_key: ApiKey = None,
 ) -> None:
-    """List the models, or show one: elements, level of theory, errors on test sets, limits.
+    """List the models, here or of a service, or show one: elements, level of theory, errors on test sets, limits.
 
-    Example: equipot models organic
+    Example: equipot models
+
+    Example: equipot models organic --server http://gpu-box:8000
     """
+    if server is not None:
+        _models_there(name, server, api_key, as_json)
+        return
     if name is not None:
         plugin = find_calculators().get(name)
         if plugin is not None:
@@ -56,6 +66,29 @@ def models(
     out.print(table)
     if not cards:
         err.print("No potential is installed. Set EQUIPOT_MODEL_PATH to a folder of cards.")
+
+
+def _models_there(name: str | None, server: str, api_key: str | None, as_json: bool) -> None:
+    with connect(server, api_key) as client:
+        if name is not None:
+            document = client.request("GET", f"/v1/models/{quote(name, safe='')}").json()
+            if as_json:
+                show_json(document)
+            else:
+                known = PotentialCard.model_fields
+                _show(PotentialCard.model_validate({key: document[key] for key in known if key in document}))
+            return
+        found = client.models()
+    if as_json:
+        show_json({"models": found})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("model", "elements", "level of theory"):
+        table.add_column(heading, overflow="fold")
+    for card in found:
+        names = Text(card["name"]) + Text("".join(f"\n{alias}" for alias in card["aliases"]), style="dim")
+        table.add_row(names, " ".join(card["elements"]), card["level_of_theory"])
+    out.print(table)
 
 
 def _elements(symbols: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ pytest.importorskip("tblite")
 
 from equipot.models.training import molecules, organic_data, organic_frames
 from equipot.models.training.frames import FrameSet
-from equipot.models.training.geometries import Molecule, build_molecule, place_at_contact, stretched, twisted
+from equipot.models.training.geometries import Molecule, build_molecule, place_at_contact, stretched, thermal, twisted
 from equipot.models.training.labels import LEVEL, Gfn2, isolated_atom_energies_ev
 from equipot.models.training.organic_data import generate
 from equipot.models.training.organic_frames import MAX_FORCE_EV_PER_ANG, Settings, molecule_frames
@@ -22,7 +22,7 @@ from equipot.models.training.sampling import relaxation
 # A finite difference of an energy converged to 1e-7 Hartree, over 2e-3 Å, is good to about this.
 FINITE_DIFFERENCE_EV_PER_ANG = 1e-3
 
-TINY = Settings(frames=1, seed=3, molecules=("C#N", "C=O", "N#CO", "N=CN"))  # two of train, two of test
+TINY = Settings(frames=0.5, seed=3, molecules=("C#N", "C=O", "O=CC=CO", "CC1OC1P(=O)(O)O"))  # two train, two test
 CONFIG_TYPES = {"conformer", "relaxation", "md", "displaced", "stretched", "torsion", "dimer", "cluster"}
 
 
@@ -56,18 +56,39 @@ def test_free_atoms_lie_above_their_molecule() -> None:
     water = build_molecule("O", seed=0)
     energy = Gfn2(water.numbers)(water.conformers_ang[0])[0]
     assert 5 < atoms["O"] + 2 * atoms["H"] - energy < 25
-    assert set(atoms) == {"H", "C", "N", "O"}
+    assert set(atoms) == set(molecules.ELEMENTS)
 
 
 def test_no_molecule_is_in_two_splits_and_the_named_ones_are_only_in_test(all_molecules: list[str]) -> None:
-    assert len(all_molecules) == len(set(all_molecules)) >= 600
+    assert len(all_molecules) == len(set(all_molecules)) >= 10_000
     for name, smiles in molecules.EXTERNAL_TEST.items():
         assert molecules.split_of(molecules.canonical(smiles)) == "test", name
         assert molecules.canonical(smiles) in all_molecules, name
     splits = [molecules.split_of(s) for s in all_molecules]
     share = {s: splits.count(s) / len(splits) for s in ("train", "valid", "test")}
-    assert 0.03 < share["valid"] < 0.07
-    assert 0.05 < share["test"] < 0.10
+    assert 0.01 < share["valid"] < 0.03
+    assert 0.04 < share["test"] < 0.07
+
+
+def test_an_ion_is_in_the_split_of_its_neutral_molecule(all_molecules: list[str]) -> None:
+    ions = [s for s in all_molecules if molecules.charge_of(s)]
+    assert len(ions) > 1000
+    everyday = set(molecules.everyday_molecules())
+    for ion in ions[::20]:
+        parent = molecules.parent_of(ion)
+        assert molecules.charge_of(parent) == 0 or parent == ion
+        assert ion in everyday or molecules.split_of(ion) == molecules.split_of(parent)
+    assert molecules.split_of(molecules.canonical("CC(=O)Oc1ccccc1C(=O)[O-]")) == "test"  # of aspirin
+
+
+def test_the_force_field_hessian_is_that_of_its_energy() -> None:
+    molecule = build_molecule("CO", seed=0)
+    start = molecule.conformers_ang[0]
+    hessian = molecule.hessian_ev_per_ang2(start)
+    assert hessian is not None
+    assert (np.abs(np.linalg.eigvalsh(hessian)) < 0.05).sum() == 6  # shifts and turns cost nothing at a minimum
+    shaken = thermal(start, hessian, 300.0, np.random.default_rng(0))
+    assert 0.01 < np.abs(shaken - start).max() < 0.5
 
 
 def test_writing_a_molecule_otherwise_does_not_move_it_to_another_split() -> None:

@@ -1,0 +1,215 @@
+"""Physical sanity of a potential as a table: python benchmarks/sanity.py [MODEL ...] [--drift-ps 10] [--json FILE]
+
+Short-range repulsion of every pair of elements down to 0.5 Å, additivity of two molecules far apart, the drift of the
+energy in NVE dynamics, and for crystals lattice constants, elastic constants, vacancy energies and phonons. References:
+lattice constants with PBE (Tran, Stelzl, Blaha, J. Chem. Phys. 144, 204120, 2016); elastic constants from experiment
+(Simmons and Wang, Single Crystal Elastic Constants, 1971); vacancy energies from experiment (Ehrhart, Landolt-Börnstein
+III/25, 1991; Si and Ge: DFT, about).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.constraints import FixSymmetry
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+
+from equipot import EquipotCalculator, load_potential, run_md
+from equipot.elements import COVALENT_RADII_ANG, NUMBERS
+
+#: lattice, PBE lattice constant (Å), C11, C12, C44 (GPa), vacancy formation energy (eV)
+CRYSTALS = {
+    "Li": ("bcc", 3.434, (14.8, 12.5, 10.8), 0.48),
+    "Si": ("diamond", 5.469, (165.7, 63.9, 79.6), 3.6),
+    "Ni": ("fcc", 3.518, (246.5, 147.3, 124.7), 1.79),
+    "Cu": ("fcc", 3.632, (168.4, 121.4, 75.4), 1.28),
+    "Ge": ("diamond", 5.760, (128.5, 48.3, 66.8), 2.5),
+    "Nb": ("bcc", 3.312, (246.0, 134.0, 28.7), 2.65),
+    "Mo": ("bcc", 3.164, (463.0, 161.0, 109.0), 3.2),
+    "Ta": ("bcc", 3.320, (267.0, 161.0, 82.5), 3.1),
+    "W": ("bcc", 3.184, (522.4, 204.4, 160.8), 3.7),
+}
+GPA = 1.0 / units.GPa
+
+
+def attractive_pairs(model: str) -> list[tuple[str, str, float]]:
+    """Pairs whose energy falls somewhere between 0.65 of the bond length and 0.5 Å as they approach, and where (Å)."""
+    calculator, found = EquipotCalculator(model), []
+    for pair in itertools.combinations_with_replacement(calculator.potential.elements, 2):
+        start = 0.65 * COVALENT_RADII_ANG[[NUMBERS[s] for s in pair]].sum()
+        distances = np.arange(max(start, 0.6), 0.49, -0.01)
+        energies = [_energy(Atoms(pair, [(0, 0, 0), (0, 0, d)]), calculator) for d in distances]
+        holes = np.flatnonzero(np.diff(energies) <= 0)
+        found += [(*pair, float(distances[holes[0]]))] if len(holes) else []
+    return found
+
+
+def _energy(atoms: Atoms, calculator: EquipotCalculator) -> float:
+    import warnings
+
+    atoms.calc = calculator
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(atoms.get_potential_energy())
+
+
+def additivity_error_ev(model: str) -> float:
+    """|E(A + B, 30 Å apart) - E(A) - E(B)| of water and methanol, or of two dimers of the first element."""
+    calculator = EquipotCalculator(model)
+    known = set(calculator.potential.elements)
+    first, second = molecule("H2O"), molecule("CH3OH")
+    if not {"H", "C", "O"} <= known:
+        symbol = calculator.potential.elements[0]
+        first, second = Atoms([symbol] * 2, [(0, 0, 0), (0, 0, 2.5)]), Atoms([symbol] * 3, np.eye(3) * 2.0)
+    apart = second.copy()
+    apart.translate((30.0, 0.0, 0.0))
+    return abs(_energy(first + apart, calculator) - _energy(first, calculator) - _energy(second, calculator))
+
+
+def drift_ev_per_atom(model: str, atoms: Atoms, duration_ps: float) -> float:
+    """Slope of a linear fit to the total energy in NVE dynamics at 0.5 fs and 300 K, times 50 ps, per atom."""
+    result = run_md(
+        atoms, model, ensemble="nve", timestep_fs=0.5, duration_ps=duration_ps, temperature_k=300.0, seed=1,
+        save_every=20, compile=True,
+    )[0]  # fmt: skip
+    frames = list(result.trajectory)
+    energy = np.array([f.get_potential_energy() + f.get_kinetic_energy() for f in frames]) / len(atoms)
+    time_ps = np.arange(len(energy)) * 0.01
+    return float(abs(np.polyfit(time_ps, energy, 1)[0]) * 50.0)
+
+
+def lattice_constant(symbol: str, model: str) -> tuple[Atoms, float]:
+    """The relaxed primitive cell and its lattice constant (Å)."""
+    kind, start, _, _ = CRYSTALS[symbol]
+    cell = bulk(symbol, kind, a=start)
+    cell.calc = EquipotCalculator(model)
+    cell.set_constraint(FixSymmetry(cell))
+    BFGS(FrechetCellFilter(cell), logfile=None).run(fmax=1e-4, steps=100)  # type: ignore[arg-type]  # ASE's own use
+    cell.set_constraint()
+    factor = {"bcc": 2.0, "fcc": 4.0, "diamond": 4.0}[kind]
+    return cell, float((factor * cell.get_volume()) ** (1 / 3))
+
+
+def elastic_constants_gpa(symbol: str, a_ang: float, model: str) -> tuple[float, float, float]:
+    """C11, C12, C44 from central differences of the stress, atoms relaxed."""
+    conventional = bulk(symbol, CRYSTALS[symbol][0], a=a_ang, cubic=True)
+    h, columns = 0.004, []
+    for strain in (np.diag([h, 0, 0]), np.array([[0, 0, 0], [0, 0, h / 2], [0, h / 2, 0]])):
+        stresses = []
+        for sign in (1, -1):
+            strained = conventional.copy()
+            strained.set_cell(conventional.cell @ (np.eye(3) + sign * strain), scale_atoms=True)
+            strained.calc = EquipotCalculator(model)
+            BFGS(strained, logfile=None).run(fmax=1e-4, steps=60)
+            stresses.append(strained.get_stress())
+        columns.append((stresses[0] - stresses[1]) / (2 * h) * GPA)
+    return float(columns[0][0]), float(columns[0][1]), float(columns[1][3])
+
+
+def vacancy_energy_ev(symbol: str, a_ang: float, model: str) -> float:
+    """Formation energy of a vacancy in about 100 atoms, positions relaxed."""
+    kind = CRYSTALS[symbol][0]
+    repeats = {"bcc": 4, "fcc": 3, "diamond": 2}[kind]
+    perfect = bulk(symbol, kind, a=a_ang, cubic=True).repeat(repeats)
+    calculator = EquipotCalculator(model)
+    per_atom = _energy(perfect, calculator) / len(perfect)
+    defect = perfect[1:]
+    defect.calc = calculator
+    BFGS(defect, logfile=None).run(fmax=0.01, steps=150)
+    return float(defect.get_potential_energy() - per_atom * len(defect))
+
+
+def lowest_phonon_thz(symbol: str, a_ang: float, model: str, repeats: int = 4) -> float:
+    """The lowest frequency at the wave vectors of a supercell, the acoustic modes at Γ apart; imaginary is negative."""
+    primitive = bulk(symbol, CRYSTALS[symbol][0], a=a_ang)
+    n, shape = len(primitive), (repeats,) * 3
+    supercell = primitive.repeat(repeats)
+    supercell.calc = EquipotCalculator(model)
+    constants = np.zeros((n, 3, len(supercell), 3))
+    for atom, axis in itertools.product(range(n), range(3)):
+        forces = []
+        for sign in (1, -1):
+            moved = supercell.copy()
+            moved.calc = supercell.calc
+            moved.positions[atom, axis] += sign * 0.01
+            forces.append(moved.get_forces())
+        constants[atom, axis] = -(forces[0] - forces[1]) / 0.02
+    by_cell = constants.reshape(n, 3, *shape, n, 3)
+    dynamical = np.fft.fftn(by_cell, axes=(2, 3, 4)) / primitive.get_masses()[0]
+    lowest = np.inf
+    for q in itertools.product(range(repeats), repeat=3):
+        matrix = dynamical[:, :, *q].reshape(3 * n, 3 * n)
+        squares = np.sort(np.linalg.eigvalsh(0.5 * (matrix + matrix.conj().T)))
+        squares = squares[3:] if q == (0, 0, 0) else squares
+        if len(squares):
+            lowest = min(lowest, float(squares[0]))
+    to_thz = np.sqrt(units._e / units._amu * 1e20) / (2e12 * np.pi)
+    return float(np.sign(lowest) * np.sqrt(abs(lowest)) * to_thz)
+
+
+def crystal_row(symbol: str, model: str) -> dict[str, float]:
+    """Everything of one element."""
+    _, a = lattice_constant(symbol, model)
+    c11, c12, c44 = elastic_constants_gpa(symbol, a, model)
+    return {
+        "a_ang": a,
+        "c11_gpa": c11,
+        "c12_gpa": c12,
+        "c44_gpa": c44,
+        "vacancy_ev": vacancy_energy_ev(symbol, a, model),
+        "lowest_phonon_thz": lowest_phonon_thz(symbol, a, model),
+    }
+
+
+def report(model: str, drift_ps: float) -> dict[str, object]:
+    """All that can be asked of a potential."""
+    potential = load_potential(model)
+    print(f"\n{potential.name}: {potential.level_of_theory}")
+    holes = attractive_pairs(model)
+    n = len(potential.elements)
+    print(
+        f"pairs of elements that attract below 0.65 of a bond, down to 0.5 Å: {len(holes)} of {n * (n + 1) // 2}", holes
+    )
+    found: dict[str, object] = {"attractive_pairs": holes, "additivity_error_ev": additivity_error_ev(model)}
+    print(f"|E(A+B far) - E(A) - E(B)|: {found['additivity_error_ev']:.1e} eV")
+    if drift_ps:
+        system = molecule("CH3CH2OH") if {"H", "C", "O"} <= set(potential.elements) else bulk("Si", cubic=True)
+        found["drift_ev_per_atom"] = drift_ev_per_atom(model, system, drift_ps)
+        print(f"NVE drift of {system.symbols}, slope x 50 ps: {found['drift_ev_per_atom']:.1e} eV/atom")
+    crystals = [symbol for symbol in CRYSTALS if symbol in potential.elements and potential.card.has_stress]
+    if crystals:
+        print("\n| | a, Å (PBE) | C11 | C12 | C44, GPa (experiment) | vacancy, eV (reference) | lowest phonon, THz |")
+        print("|---|---|---|---|---|---|---|")
+    for symbol in crystals:
+        row = crystal_row(symbol, model)
+        found[symbol] = row
+        _, a, (c11, c12, c44), vacancy = CRYSTALS[symbol]
+        print(
+            f"| {symbol} | {row['a_ang']:.3f} ({a}) "
+            f"| {row['c11_gpa']:.0f} ({c11:.0f}) | {row['c12_gpa']:.0f} ({c12:.0f}) | {row['c44_gpa']:.0f} ({c44:.0f}) "
+            f"| {row['vacancy_ev']:.2f} ({vacancy}) | {row['lowest_phonon_thz']:.2f} |",
+            flush=True,
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["organic", "elements"], help="names, or paths of cards")
+    parser.add_argument("--drift-ps", type=float, default=10.0, help="length of the NVE dynamics; 0: none")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    found = {model: report(model, arguments.drift_ps) for model in arguments.models}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
