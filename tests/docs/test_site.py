@@ -80,3 +80,9 @@ def test_every_benchmark_named_exists_and_every_script_that_measures_is_named() 
     page = (DOCS / "benchmarks.md").read_text()
     named = set(re.findall(r"`(benchmarks/\w+\.py)`", page))
     assert {name for name in named if not (REPOSITORY / name).exists()} == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text()
+    pages = [str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")]
+    assert [page for page in pages if f": {page}" not in navigation] == []
