@@ -10,8 +10,11 @@ ARGS ?=
 # Where the labelled frames are that benchmarks ask for
 DATA ?= data
 
+# Potentials of others have an environment of their own, which sees what is in .venv
+CALCULATORS := .venv-calculators
+
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format test-image bench-accuracy clean
+.PHONY: help install run test test-long test-calculators docs check format test-image bench-accuracy clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +33,19 @@ test-long: $(VENV)/.ok ## run the long tests (minutes to hours)
 	@echo "==> pytest -m long $(ARGS)"
 	@$(BIN)/python -m pytest -m long --timeout 0 $(ARGS)
 
+test-calculators: $(VENV)/.ok ## install SevenNet and CHGNet beside .venv and try them
+	@echo "==> $(CALCULATORS) with sevenn and chgnet"
+	@$(BIN)/python -m venv $(CALCULATORS)
+	@$(BIN)/python -c "import site; print(*site.getsitepackages(), sep='\n')" > $(CALCULATORS)/shared.txt
+	@cp $(CALCULATORS)/shared.txt "$$($(CALCULATORS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
+	@$(CALCULATORS)/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt sevenn chgnet
+	@echo "==> pytest tests/ecosystem/test_foundation_models.py $(ARGS)"
+	@PYTHONPATH=src $(CALCULATORS)/bin/python -m pytest tests/ecosystem/test_foundation_models.py $(ARGS)
+
+docs: $(VENV)/.ok ## build the documentation into build/docs; warnings are errors
+	@echo "==> mkdocs build --strict"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 check: $(VENV)/.ok ## lint, format, types, layers and the examples of the documentation
 	@echo "==> ruff check"
 	@$(BIN)/ruff check .
@@ -39,6 +55,7 @@ check: $(VENV)/.ok ## lint, format, types, layers and the examples of the docume
 	@$(BIN)/mypy
 	@echo "==> lint-imports"
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(MAKE) --no-print-directory docs
 	@echo "==> examples of the documentation"
 	@$(BIN)/python -m pytest -q tests/docs
 
@@ -55,7 +72,7 @@ bench-accuracy: $(VENV)/.ok ## recompute the table of accuracy: make bench-accur
 	@$(BIN)/python benchmarks/accuracy.py --data $(DATA) $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(CALCULATORS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 
 $(BIN)/python:
 	@rm -rf $(VENV); \

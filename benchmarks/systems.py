@@ -7,8 +7,6 @@ from pathlib import Path
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read
-from rich.console import Console
-from rich.table import Table
 
 HERE = Path(__file__).parent
 
@@ -26,9 +24,13 @@ def systems_for(elements: tuple[str, ...]) -> dict[str, Atoms]:
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Prints one table; numbers to the right, names to the left."""
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    lines = [columns, *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    print(title)
+    for line in lines:
+        cells = [
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells))
+    print(flush=True)

@@ -164,7 +164,8 @@ def measure(l_max: int, given: argparse.Namespace, device: torch.device, with_e3
     for name in names:
         module = TensorProduct(name, l_max, l_max, l_max).float().to(device)
         products[name] = (module, module.rank)
-    products["tdn"] = tdn(l_max, device)
+    if l_max <= given.tdn_l_max:
+        products["tdn"] = tdn(l_max, device)
     products["dense"] = (dense(l_max, device), n_harmonics(l_max) ** 2)
     if with_e3nn:
         products["e3nn"] = (e3nn_product(l_max, given.channels, device, odd=True), None)
@@ -279,8 +280,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="folder for tensor_products.json, .md and .png")
+    parser.add_argument("--tdn-l-max", type=int, help="beyond it no decomposition is made (6, on a GPU 4: minutes)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no further l_max is begun")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.tdn_l_max is None:
+        given.tdn_l_max = 4 if given.device.startswith("cuda") else 6
     keep_freed_memory()
     device = torch.device(given.device)
     warnings.simplefilter("ignore")  # those of e3nn
@@ -291,7 +296,11 @@ def main() -> None:
     except ImportError:
         peer = ""
         print("e3nn is not installed; ours alone.")
-    rows = [row for l_max in given.l_max for row in measure(l_max, given, device, bool(peer))]
+    started, rows = time.perf_counter(), list[Row]()
+    for l_max in given.l_max:
+        if time.perf_counter() - started < given.seconds:
+            rows += measure(l_max, given, device, bool(peer))
+            print(f"l_max = {l_max}: {time.perf_counter() - started:.0f} s", flush=True)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{given.threads} thread(s)"
     title = f"{given.atoms} atoms x {given.channels} channels, float32, {where}, torch {torch.__version__}, {peer}"
     columns = ["l_max", "product", "paths", "rows", "error", "ms", "ms with derivatives", "MB", "e3nn / this"]

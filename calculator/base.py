@@ -67,11 +67,21 @@ class PotentialCalculator(Calculator):
         return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation; charge and spin in info count."""
-        changes: list[str] = list(super().check_state(atoms, tol=tol))
-        if self.atoms is not None and charge_and_spin(atoms) != charge_and_spin(self.atoms):
-            changes.append("info")
-        return changes
+        """What changed since the last calculation, by however little (`tol` is ASE's); charge and spin in info count.
+
+        Arrays are compared bit by bit: ASE's own comparison took a tenth of a call for a small molecule.
+        """
+        old = self.atoms
+        if old is None:
+            return list(all_changes)
+        same = {
+            "positions": np.array_equal(atoms.positions, old.positions),
+            "numbers": np.array_equal(atoms.numbers, old.numbers),
+            "cell": np.array_equal(atoms.cell.array, old.cell.array),
+            "pbc": np.array_equal(atoms.pbc, old.pbc),
+            "info": charge_and_spin(atoms) == charge_and_spin(old),
+        }
+        return [name for name, is_same in same.items() if not is_same]
 
     def _get_name(self) -> str:
         return "equipot"  # ASE writes it into trajectories

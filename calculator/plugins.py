@@ -4,16 +4,19 @@
     mace-mp-0 = "my_package.equipot_plugin:ANNOUNCEMENT"
 
 The entry point is a mapping `{"name", "elements", "level_of_theory", "factory": "module:function"}` in a module that
-imports neither torch nor the calculator itself, so that listing what there is costs nothing; the factory is called
-with keyword arguments and gives an ASE calculator.
+imports neither torch nor the calculator itself, so that listing what there is costs nothing. The factory gives an ASE
+calculator; it is called with the keyword arguments that `load_calculator` was given, of which `device` and `dtype` may
+be there for users to choose. Does your calculator keep what it promises? `equipot.calculator.contract` says.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +39,20 @@ class CalculatorPlugin(BaseModel):
     elements: tuple[str, ...] = Field(min_length=1)
     level_of_theory: str = Field(min_length=1)
     factory: str = Field(pattern=r"^[\w.]+:\w+$")
+    functional: str | None = None  #: whose D3 parameters `NAME+d3` takes; None where dispersion is in the model
+    licence: str | None = None
+    requires: str | None = Field(None, pattern=r"^\w+$")  #: a module that must be installed, if not the announcing one
+    extra: str | None = Field(None, pattern=r"^[\w-]+$")  #: the extra of equipot that installs it
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether what it requires is there. Nothing is imported."""
+        return self.requires is None or find_spec(self.requires) is not None
+
+    @property
+    def how_to_install(self) -> str:
+        """The command that installs what is missing."""
+        return f"pip install 'equipot[{self.extra}]'" if self.extra else f"pip install {self.requires}"
 
 
 def find_calculators() -> dict[str, CalculatorPlugin]:
@@ -56,7 +73,8 @@ def find_calculators() -> dict[str, CalculatorPlugin]:
 def load_calculator(name: str, **options: Any) -> BaseCalculator:
     """The announced calculator of this name, made by its factory with `options`.
 
-    Raises UnknownModelError, or EquipotError when the factory fails or gives no ASE calculator.
+    Raises UnknownModelError, InvalidParameterError when its package is missing, or EquipotError when the
+    factory fails or gives no ASE calculator.
     """
     from ase.calculators.calculator import BaseCalculator
 
@@ -69,9 +87,18 @@ def load_calculator(name: str, **options: Any) -> BaseCalculator:
             pointer="/model",
             hint=f"{guess}Known: {', '.join(sorted(known)) or 'none'}.",
         )
-    module, _, function = known[name].factory.partition(":")
+    plugin = known[name]
+    if not plugin.is_installed:
+        raise InvalidParameterError(
+            f"The package {plugin.requires!r}, which {name} needs, is not installed.",
+            pointer="/model",
+            hint=f"Install it: {plugin.how_to_install}",
+        )
+    module, _, function = plugin.factory.partition(":")
     try:
         calculator = getattr(import_module(module), function)(**options)
+    except EquipotError:
+        raise
     except Exception as error:
         raise EquipotError(
             f"The calculator {name!r} could not be made: {type(error).__name__}: {error}",
@@ -80,6 +107,15 @@ def load_calculator(name: str, **options: Any) -> BaseCalculator:
     if not isinstance(calculator, BaseCalculator):
         raise EquipotError(f"The factory of {name!r} gave a {type(calculator).__name__}, not an ASE calculator.")
     return calculator
+
+
+def options_of(plugin: CalculatorPlugin) -> tuple[str, ...]:
+    """The names of what its factory lets users choose. Imports the factory's module."""
+    module, _, function = plugin.factory.partition(":")
+    try:
+        return tuple(inspect.signature(getattr(import_module(module), function)).parameters)
+    except (TypeError, ValueError):  # a builtin says nothing of itself
+        return ()
 
 
 def _announcement(entry: EntryPoint) -> CalculatorPlugin:

@@ -49,7 +49,7 @@ def wait_for(path: str) -> None:
 
 
 def main() -> None:
-    environment = {**os.environ, "EQUIPOT_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0"}
+    environment = {**os.environ, "EQUIPOT_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}/0", "EQUIPOT_ACCESS": "open"}
     commands = [
         [str(get_binary_path()), "--port", REDIS_PORT, "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"],
         ["equipot", "api", "--host", "0.0.0.0", "--port", API.rpartition(":")[2]],

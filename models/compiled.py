@@ -19,7 +19,7 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,15 +97,15 @@ def compiled_pass(network: Network, name: str, weights_sha256: str, dtype: torch
     return loaded
 
 
-def largest_deviation(compiled: CompiledPass, network: Network) -> float:
+def largest_deviation(compiled: Callable[..., PassTensors], network: Network) -> float:
     """How far the compiled pass is from the eager one in float64, on a cluster of the network's elements and on an
     atom alone; relative to the largest value of each quantity, but to no less than 1 (eV, eV/Å)."""
-    dtype = next(network.parameters()).dtype
+    weights = next(network.parameters())
     exact = copy.deepcopy(network).double()
     worst = 0.0
     for graph in (_cluster(network, 11), _cluster(network, 1)):
-        got = compiled(*graph_tensors(graph, dtype, torch.device("cpu"), network.architecture))
-        expected = eager_pass(exact, *graph_tensors(graph, torch.float64, torch.device("cpu"), network.architecture))
+        got = compiled(*graph_tensors(graph, weights.dtype, weights.device, network.architecture))
+        expected = eager_pass(exact, *graph_tensors(graph, torch.float64, weights.device, network.architecture))
         for a, b in zip(got, expected, strict=True):
             scale = max(1.0, float(b.abs().max()))
             worst = max(worst, float((a.double() - b).abs().max()) / scale)

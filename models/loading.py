@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +34,8 @@ def load_potential(
 
     device None or "auto" means CUDA if there is one, else the CPU; dtype "float64" (default) or "float32". With
     `compile` the pass is compiled for this processor, which takes a minute the first time and is kept in the user's
-    cache (`equipot.models.compiled`); where that fails, and on CUDA, the potential runs eagerly, with a warning.
+    cache (`equipot.models.compiled`); on CUDA it is recorded for each shape (`equipot.models.recorded`). Where that
+    fails the potential runs eagerly, with a warning.
     `level_of_theory` chooses one of several that the potential was trained on (`card.level_names`); None is the first.
     Raises UnknownModelError, InvalidWeightsError or InvalidParameterError.
     """
@@ -105,11 +105,11 @@ def _card_of(model: str | os.PathLike[str]) -> tuple[Path, PotentialCard]:
 def _compiled(
     network: Network, card: PotentialCard, dtype: torch.dtype, device: torch.device
 ) -> Callable[..., PassTensors] | None:
-    from equipot.models.compiled import CompilationWarning, compiled_pass  # only who compiles loads the compiler
+    from equipot.models.compiled import compiled_pass  # only who compiles loads the compiler
+    from equipot.models.recorded import recorded_pass
 
-    if device.type != "cpu":
-        warnings.warn(f"{card.name} is compiled for CPUs only; it runs eagerly.", CompilationWarning, stacklevel=3)
-        return None
+    if device.type == "cuda":
+        return recorded_pass(network, card.name)
     return compiled_pass(network, card.name, card.weights_sha256, dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from vesin import NeighborList
@@ -11,8 +12,9 @@ from equipot.models.graph import AtomGraph, graph_from_edges
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidates:
-    """All pairs within cutoff + skin at some earlier positions, sorted by (i, j, shift)."""
+class Pairs:
+    """All pairs within cutoff + skin at some earlier positions, sorted by (i, j, shift); `reverse` is the index of each
+    pair's other half."""
 
     numbers: np.ndarray
     positions_ang: np.ndarray
@@ -23,6 +25,21 @@ class _Candidates:
     shifts: np.ndarray
     offsets_ang: np.ndarray  # shifts @ cell
     reverse: np.ndarray
+
+    def has_cell(self, cell_ang: np.ndarray | None) -> bool:
+        """Whether they are those of this cell, which is of no account without periods."""
+        return not any(self.pbc) or np.array_equal(self.cell_ang, cell_ang)  # type: ignore[arg-type]
+
+    @cached_property
+    def slot(self) -> np.ndarray:
+        """The place of every pair among those of its first atom."""
+        degree = np.bincount(self.first, minlength=len(self.numbers))
+        return np.asarray(np.arange(len(self.first)) - (np.cumsum(degree) - degree)[self.first])
+
+    @cached_property
+    def n_slots(self) -> int:
+        """The most pairs of an atom, at least 1: the length of a row."""
+        return int(self.slot.max(initial=0)) + 1
 
 
 class NeighbourSearch:
@@ -37,7 +54,7 @@ class NeighbourSearch:
         self.cutoff_ang = cutoff_ang
         self.skin_ang = skin_ang
         self.n_searches = 0
-        self._candidates: _Candidates | None = None
+        self.kept: Pairs | None = None
 
     def graph(
         self,
@@ -47,27 +64,44 @@ class NeighbourSearch:
         pbc: tuple[bool, bool, bool] | np.ndarray,
     ) -> AtomGraph:
         """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
-        periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
-        cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
         positions = np.asarray(positions_ang, dtype=np.float64)
-        candidates = self._candidates
-        if candidates is None or not self._still_covers(candidates, numbers, positions, cell, periodic):
-            candidates = self._candidates = self._search(np.asarray(numbers), positions, cell, periodic)
-
-        vectors = positions[candidates.second] - positions[candidates.first] + candidates.offsets_ang
+        pairs = self.pairs(numbers, positions, cell_ang, pbc)
+        vectors = positions[pairs.second] - positions[pairs.first] + pairs.offsets_ang
         near = np.einsum("ij,ij->i", vectors, vectors) < self.cutoff_ang**2
         place = np.cumsum(near) - 1
         return graph_from_edges(
-            candidates.numbers,
-            candidates.first[near],
-            candidates.second[near],
-            vectors[near],
-            place[candidates.reverse[near]],
+            pairs.numbers, pairs.first[near], pairs.second[near], vectors[near], place[pairs.reverse[near]]
         )
+
+    def pairs(
+        self,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+    ) -> Pairs:
+        """Pairs among which are all within the cutoff at these positions: those kept, or new ones."""
+        periodic, cell = _boundary(cell_ang, pbc)
+        positions = np.asarray(positions_ang, dtype=np.float64)
+        if self.kept is None or not self._still_covers(self.kept, numbers, positions, cell, periodic):
+            self.kept = self._search(np.asarray(numbers), positions, cell, periodic)
+        return self.kept
+
+    def candidates(
+        self,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+    ) -> AtomGraph:
+        """All pairs within cutoff + skin as a graph whose `vectors_ang` are lattice offsets: r_j - r_i is missing."""
+        periodic, cell = _boundary(cell_ang, pbc)
+        found = self._search(np.asarray(numbers), np.asarray(positions_ang, dtype=np.float64), cell, periodic)
+        return graph_from_edges(found.numbers, found.first, found.second, found.offsets_ang, found.reverse)
 
     def _still_covers(
         self,
-        old: _Candidates,
+        old: Pairs,
         numbers: np.ndarray,
         positions: np.ndarray,
         cell: np.ndarray,
@@ -75,12 +109,16 @@ class NeighbourSearch:
     ) -> bool:
         if old.pbc != pbc or not np.array_equal(old.numbers, numbers) or not np.array_equal(old.cell_ang, cell):
             return False
-        moved = positions - old.positions_ang
-        return bool(np.einsum("ij,ij->i", moved, moved).max(initial=0.0) <= (0.5 * self.skin_ang) ** 2)
+        return bool(squared_moves(positions, old.positions_ang).max(initial=0.0) <= self.squared_leeway)
+
+    @property
+    def squared_leeway(self) -> float:
+        """How far an atom may move before neighbours are searched anew, squared, Å²."""
+        return (0.5 * self.skin_ang) ** 2
 
     def _search(
         self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: tuple[bool, bool, bool]
-    ) -> _Candidates:
+    ) -> Pairs:
         self.n_searches += 1
         search = NeighborList(cutoff=self.cutoff_ang + self.skin_ang, full_list=True, n_threads=1)
         first, second, shifts = search.compute(points=positions, box=cell, periodic=np.array(pbc), quantities="ijS")
@@ -90,9 +128,22 @@ class NeighbourSearch:
         reverse = np.empty(len(order), dtype=np.int64)
         reverse[np.argsort(backward[order])] = np.arange(len(order))
         first, second, shifts = first[order], second[order], shifts[order]
-        return _Candidates(
-            numbers.copy(), positions.copy(), cell.copy(), pbc, first, second, shifts, shifts @ cell, reverse
-        )
+        return Pairs(numbers.copy(), positions.copy(), cell.copy(), pbc, first, second, shifts, shifts @ cell, reverse)
+
+
+def squared_moves(positions_ang: np.ndarray, before_ang: np.ndarray) -> np.ndarray:
+    """How far every atom (n_atoms, 3) has moved, squared, Å²."""
+    moved = positions_ang - before_ang
+    return np.asarray(np.einsum("ij,ij->i", moved, moved))
+
+
+def _boundary(
+    cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool] | np.ndarray
+) -> tuple[tuple[bool, bool, bool], np.ndarray]:
+    """Which directions are periodic, and the cell, zero where none is."""
+    periodic = (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))
+    cell = np.zeros((3, 3)) if cell_ang is None or not any(periodic) else np.asarray(cell_ang, dtype=np.float64)
+    return periodic, cell
 
 
 def _keys(n_atoms: int, first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

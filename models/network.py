@@ -124,6 +124,22 @@ def degrees_of_components(l_max: int) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(l_max + 1), 2 * torch.arange(l_max + 1) + 1)
 
 
+class _SharedMap(torch.autograd.Function):
+    """x_m w for each component m of a degree, x (2l + 1, n, c_in), w (c_in, c_out); gradients are single products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        return x.bmm(w.expand(len(x), -1, -1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        x, w = ctx.saved_tensors
+        rows = grads[0].reshape(-1, w.shape[1])
+        grad_x = (rows @ w.T).view(x.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, x.reshape(-1, w.shape[0]).T @ rows if ctx.needs_input_grad[1] else None
+
+
 class DegreeLinear(torch.nn.Module):
     """A linear map of the channels for each degree: ((l_max + 1)², n, c_in) -> ((l_max + 1)², n, c_out)."""
 
@@ -138,7 +154,8 @@ class DegreeLinear(torch.nn.Module):
         if x.is_cuda:  # one product: launching several costs more than copies of the weights
             return x.bmm(self.weight.index_select(0, self.degrees))
         blocks = [x[d * d : (d + 1) ** 2] for d in range(self.l_max + 1)]
-        return torch.cat([x_l.bmm(w.expand(len(x_l), -1, -1)) for x_l, w in zip(blocks, self.weight, strict=True)])
+        maps: list[torch.Tensor] = [_SharedMap.apply(x_l, w) for x_l, w in zip(blocks, self.weight, strict=True)]
+        return torch.cat(maps)
 
 
 class ElementLinear(torch.nn.Module):

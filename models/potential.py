@@ -13,6 +13,7 @@ from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph
 from equipot.models.network import Architecture, Network, reversed_bonds
+from equipot.models.shared_graph import PlacedGraph
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -122,14 +123,18 @@ class TrainingDomain:
         self.whitening = whitening  # (n_elements, n_features, n_kept)
         self.threshold = threshold
 
-    def distances(self, descriptors: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """Distance of every atom, (n_atoms,)."""
+    def distances(self, descriptors: torch.Tensor, species: np.ndarray) -> torch.Tensor:
+        """Distance of every atom, (n_atoms,). The species are on the host, so that no device is waited for."""
         out = torch.empty_like(descriptors[:, 0])
-        for element in species.unique():
-            chosen = species == element
-            white = (descriptors[chosen] - self.mean[element]) @ self.whitening[element]
-            out[chosen] = white.square().mean(-1).sqrt() / self.threshold
+        for element in np.unique(species).tolist():
+            atoms = torch.as_tensor(np.flatnonzero(species == element), device=descriptors.device)
+            out.index_copy_(0, atoms, self.distances_of(element, descriptors.index_select(0, atoms)))
         return out
+
+    def distances_of(self, element: int, descriptors: torch.Tensor) -> torch.Tensor:
+        """Distances of atoms of one element, which is counted as in the network."""
+        white = (descriptors - self.mean[element]) @ self.whitening[element]
+        return white.square().mean(-1).sqrt() / self.threshold
 
 
 class ForceUncertainty:
@@ -159,7 +164,7 @@ class ForceUncertainty:
 class AtomicQuantities:
     """What a pass over a graph gives for every atom, numpy and float64 (the distances in the dtype of the pass).
 
-    energies_ev (n_atoms,) without the reference energies; forces_ev_per_ang (n_atoms, 3); virials_ev (n_atoms, 3, 3);
+    energies_ev (n_atoms,); forces_ev_per_ang (n_atoms, 3); virials_ev (n_atoms, 3, 3);
     domain_distances (n_atoms,) or None.
     """
 
@@ -195,6 +200,7 @@ class Potential:
         self.torch_device = device
         self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
         self._run = partial(eager_pass, network) if compiled is None else compiled
+        self._species = network.species_of_number.cpu().numpy()
 
     @property
     def name(self) -> str:
@@ -231,26 +237,46 @@ class Potential:
 
     def evaluate(self, graph: AtomGraph) -> Prediction:
         """Energy, forces and virial of one system."""
-        return self._split(graph, self._compute(graph), [slice(0, graph.n_atoms)])[0]
+        atoms = self._compute_laid_out(graph)
+        distances = atoms.domain_distances
+        virial = atoms.virials_ev.sum(0)
+        return Prediction(
+            energy_ev=float(atoms.energies_ev.sum()),
+            energies_ev=atoms.energies_ev,
+            forces_ev_per_ang=atoms.forces_ev_per_ang,
+            virial_ev=0.5 * (virial + virial.T),
+            domain_distance=None if distances is None else float(distances.max()),
+            uncertainties_ev_per_ang=atoms.uncertainties_ev_per_ang,
+        )
 
-    def evaluate_many(self, graph: AtomGraph) -> list[Prediction]:
-        """One prediction for each of the systems side by side in `graph` (`batch_graphs`), in one pass.
+    def evaluate_many(self, graph: AtomGraph | PlacedGraph) -> list[Prediction]:
+        """One prediction for each of the systems side by side in `graph` (`batch_graphs`, `SharedGraph`), in one pass.
 
         Each equals `evaluate` of the system alone up to rounding (1e-10 eV/Å in float64): for GPUs, where a pass
         costs nearly the same for one system as for many.
         """
-        ends = np.cumsum(np.bincount(graph.system_idx, minlength=graph.n_systems))
-        starts = np.concatenate([[0], ends[:-1]])
-        return self._split(graph, self._compute(graph), [slice(a, b) for a, b in zip(starts, ends, strict=True)])
+        if isinstance(graph, AtomGraph):
+            return _each(self._compute_laid_out(graph), np.searchsorted(graph.system_idx, np.arange(graph.n_systems)))
+        tensors: GraphTensors = (graph.numbers, graph.vectors_ang, graph.neighbours, graph.mask, graph.reverse)
+        architecture = self.network.architecture
+        if architecture.is_conditioned:
+            charge = charge_indices(graph.charge, architecture.charges)
+            sizes = np.diff([*graph.starts, len(graph.atomic_numbers)])
+            conditions = np.stack([np.full_like(charge, self.head), charge], axis=1)
+            tensors = (*tensors, torch.as_tensor(np.repeat(conditions, sizes, axis=0), device=self.torch_device))
+        return _each(self._compute(tensors, graph.atomic_numbers, self.head), graph.starts)
 
-    def _compute(self, graph: AtomGraph) -> AtomicQuantities:
+    def _compute_laid_out(self, graph: AtomGraph) -> AtomicQuantities:
         if graph.head is None and self.head:
             graph = replace(graph, head=np.full(graph.n_systems, self.head))
         tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
+        return self._compute(tensors, graph.numbers, 0 if graph.head is None else graph.head[graph.system_idx])
+
+    def _compute(self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray) -> AtomicQuantities:
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
-            distances = self.domain.distances(descriptors, self.network.species_of_number[tensors[0]]).cpu().numpy()
+            distances = self.domain.distances(descriptors, self._species[numbers]).cpu().numpy()
         errors = None
         if self.uncertainty is not None:
             a = self.network.architecture
@@ -258,24 +284,32 @@ class Potential:
             features = descriptors[:, : a.n_layers * a.n_channels]
             errors = self.uncertainty.errors_ev_per_ang(features, species).cpu().numpy()
         return AtomicQuantities(
-            energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances, errors
+            energies.cpu().numpy() + self.reference_ev[head, numbers],
+            forces.double().cpu().numpy(),
+            virials.double().cpu().numpy(),
+            distances,
+            errors,
         )
 
-    def _split(self, graph: AtomGraph, atoms: AtomicQuantities, systems: list[slice]) -> list[Prediction]:
-        head = self.head if graph.head is None else graph.head[graph.system_idx]
-        energies = atoms.energies_ev + self.reference_ev[head, graph.numbers]
-        predictions = []
-        for system in systems:
-            virial = atoms.virials_ev[system].sum(0)
-            distances, errors = atoms.domain_distances, atoms.uncertainties_ev_per_ang
-            predictions.append(
-                Prediction(
-                    energy_ev=float(energies[system].sum()),
-                    energies_ev=energies[system],
-                    forces_ev_per_ang=atoms.forces_ev_per_ang[system],
-                    virial_ev=0.5 * (virial + virial.T),
-                    domain_distance=None if distances is None else float(distances[system].max()),
-                    uncertainties_ev_per_ang=None if errors is None else errors[system],
-                )
-            )
-        return predictions
+
+def _each(atoms: AtomicQuantities, starts: np.ndarray) -> list[Prediction]:
+    """The predictions of systems whose atoms begin at `starts`."""
+    totals = np.add.reduceat(atoms.energies_ev, starts).tolist()
+    virials = np.add.reduceat(atoms.virials_ev, starts, axis=0)
+    virials = 0.5 * (virials + virials.transpose(0, 2, 1))
+    distances: list[float | None] = [None] * len(starts)
+    if atoms.domain_distances is not None:
+        distances = np.maximum.reduceat(atoms.domain_distances, starts).astype(np.float64).tolist()
+    errors = atoms.uncertainties_ev_per_ang
+    ends = [*starts[1:].tolist(), len(atoms.energies_ev)]
+    return [
+        Prediction(
+            energy,
+            atoms.energies_ev[start:end],
+            atoms.forces_ev_per_ang[start:end],
+            virial,
+            distance,
+            uncertainties_ev_per_ang=None if errors is None else errors[start:end],
+        )
+        for energy, virial, distance, start, end in zip(totals, virials, distances, starts.tolist(), ends, strict=True)
+    ]

@@ -67,6 +67,8 @@ class Claims:
             dtype=static["dtype"],
             level_of_theory=static["level_of_theory"],
             device=self._device if static["device"] == "auto" else static["device"],
+            reproducible=static.get("reproducible", False),
+            compile=static.get("compile"),
             system_offset=int(offset),
             n_systems=int(n_systems),
             wall_left_s=None if limit_s is None else limit_s - float(ran_ms) / 1000,

@@ -1,7 +1,7 @@
 """The command `equipot`.
 
 Importing this module is cheap: each command loads what it needs when it runs, so `equipot --help` knows no torch.
-Exit status: 0 all well, 1 something failed, 2 wrong input or usage, 3 something did not converge, 130 interrupted.
+What the exit status means: see `ExitStatus` in commands/status.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import equipot
-from equipot.errors import EquipotError, InputError
-from equipot.service.commands import analyze, compute, doctor, export, jobs, models, serving, training
+from equipot.errors import EquipotError
+from equipot.service.commands import analyze, compute, doctor, export, jobs, keys, models, serving, training, verify
 from equipot.service.commands.display import show_error
+from equipot.service.commands.status import ExitStatus, of_error
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG_VARIABLE = "EQUIPOT_DEBUG"
 
 app = typer.Typer(
@@ -26,7 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: equipot relax ethanol.xyz --fmax-ev-per-ang 0.01",
+    epilog="Example: equipot relax ethanol.xyz --fmax-ev-per-ang 0.01\n\n"
+    "Example: equipot md silicon.cif --model elements --duration-ps 5 --seed 1\n\n"
+    "Example: equipot relax molecules.extxyz --server http://127.0.0.1:8000 -o relaxed\n\n"
+    "Tab completion: equipot --install-completion. What works here: equipot doctor.",
 )
 
 
@@ -50,9 +53,11 @@ compute.add_to(app)
 export.add_to(app)
 doctor.add_to(app)
 jobs.add_to(app)
+keys.add_to(app)
 models.add_to(app)
 serving.add_to(app)
 training.add_to(app)
+verify.add_to(app)
 
 
 def main() -> NoReturn:
@@ -65,12 +70,12 @@ def _run() -> int:
         status = app(standalone_mode=False)
     except EquipotError as error:
         show_error(error)
-        return WRONG_INPUT if isinstance(error, InputError) else FAILED
+        return of_error(error)
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return ExitStatus.INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as in `equipot models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return ExitStatus.FAILED
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
@@ -84,10 +89,10 @@ def _explain(error: Exception) -> int:
 
     if hasattr(error, "format_message"):  # of click, or of the copy of it that typer carries
         rich_utils.rich_format_error(error)  # type: ignore[arg-type]
-        return int(getattr(error, "exit_code", WRONG_INPUT))
+        return int(getattr(error, "exit_code", ExitStatus.WRONG_INPUT))
     detail = f"{type(error).__name__}: {error}"
     show_error(EquipotError(detail, hint=f"This is a bug. {DEBUG_VARIABLE}=1 shows where it happened."))
-    return FAILED
+    return ExitStatus.FAILED
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class Engines:
         """n_threads: see NativeProvider; compile: see load_potential, on CPUs only."""
         self._n_threads = n_threads
         self._compile = compile
-        self._providers: dict[tuple[str, str, str, str | None], ForceProvider] = {}
+        self._providers: dict[tuple[str | bool | None, ...], ForceProvider] = {}
         self._names: list[str] = []
 
     @property
@@ -30,27 +30,39 @@ class Engines:
         return list(self._names)
 
     def get(
-        self, model: str, sha256: str | None, dtype: Dtype, device: Device, level_of_theory: str | None = None
+        self,
+        model: str,
+        sha256: str | None,
+        dtype: Dtype,
+        device: Device,
+        level_of_theory: str | None = None,
+        *,
+        reproducible: bool = False,
+        compile: bool | None = None,
     ) -> ForceProvider:
         """Forces from this potential, at its first level of theory or the one named.
+
+        `reproducible` matters on GPUs only, `compile` on CPUs only.
 
         Raises UnknownModelError if it is not registered, NotResumableError if its weights are not the ones with
         `sha256` (None takes whatever is there).
         """
-        if sha256 is not None and (sha256, dtype, device, level_of_theory) in self._providers:
-            return self._providers[sha256, dtype, device, level_of_theory]
+        compiled = device != "cuda" and (self._compile if compile is None else compile)
+        how = (dtype, device, reproducible and device == "cuda", compiled)
+        if sha256 is not None and (sha256, *how, level_of_theory) in self._providers:
+            return self._providers[sha256, *how, level_of_theory]
         with torch_threads(1):  # compiled code has the number of threads built in
-            potential = load_potential(model, device, dtype, self._compile and device != "cuda", level_of_theory)
+            potential = load_potential(model, device, dtype, compiled, level_of_theory)
         if sha256 not in (None, potential.sha256):
             raise NotResumableError(
                 f"The weights of {model!r} on this worker are not those the job was submitted with "
                 f"({potential.sha256[:12]}… instead of {str(sha256)[:12]}…).",
                 hint="Give all workers the same weights; a job never changes its weights.",
             )
-        key = (potential.sha256, dtype, device, level_of_theory)
+        key = (potential.sha256, *how, level_of_theory)
         if key not in self._providers:
-            self._providers[key] = NativeProvider(potential, self._n_threads)
+            self._providers[key] = NativeProvider(potential, self._n_threads, reproducible=reproducible)
             self._names.append(f"{potential.name} {dtype} {device}")
             log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
-        self._providers.setdefault((potential.sha256, dtype, device, potential.level_of_theory), self._providers[key])
+        self._providers.setdefault((potential.sha256, *how, potential.level_of_theory), self._providers[key])
         return self._providers[key]

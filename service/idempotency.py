@@ -58,6 +58,10 @@ class Reservation:
             time.sleep(0.02)
         return None
 
+    def keep(self, seconds: int) -> None:
+        """Remember that the request was done."""
+        self._redis.set(self.key, self.final["value"], ex=seconds)
+
     def release(self) -> None:
         """Free the key again: the submission failed."""
         self._redis.delete(self.key)

@@ -100,8 +100,12 @@ class JobFiles:
         for shard_idx, structures in enumerate(inputs):
             text = json.dumps([structure.to_json() for structure in structures], separators=(",", ":"))
             (folder / "inputs" / f"{shard_idx:04d}.json").write_text(text, "utf-8")
+        self.rewrite_request(job_id, request)
+
+    def rewrite_request(self, job_id: str, request: dict[str, Any]) -> None:
+        """Replace what the job was asked to do: its parameters change when it is extended."""
         text = json.dumps({"format_version": FORMAT_VERSION, **request}, separators=(",", ":"))
-        write_atomically(folder / "request.json", text, durable=True)
+        write_atomically(self.job(job_id) / "request.json", text, durable=True)
 
     def read_request(self, job_id: str) -> dict[str, Any]:
         """What `write_request` wrote. Raises JobNotFoundError."""

@@ -73,7 +73,7 @@ class Reconciler:
             log.warning("job on disk cannot be read", job_id=job_id)
             return False
         record = files.read_record(job_id) or {}
-        shards = [self._shard(job_id, idx, shard, record) for idx, shard in enumerate(request["shards"])]
+        shards = [self.shard_fields(job_id, idx, shard, record) for idx, shard in enumerate(request["shards"])]
         all_ended = all(shard["state"] not in ("pending", "running") for shard in shards)
         state = JobState(record.get("state", "queued"))
         kept: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class Reconciler:
             kept["state"] = state.value
         return self._store.register(request, kept=kept, shards=shards)
 
-    def _shard(self, job_id: str, shard_idx: int, size: dict[str, int], record: dict[str, Any]) -> dict[str, Any]:
+    def shard_fields(self, job_id: str, shard_idx: int, size: dict[str, int], record: dict[str, Any]) -> dict[str, Any]:
         """The fields of a shard's hash as its files tell them."""
         fields = {**size, "state": "pending", "attempt": self._store.files.last_attempt(job_id, shard_idx)}
         result = self._store.files.read_result(job_id, shard_idx) or _ended_by_record(record)

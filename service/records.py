@@ -62,7 +62,12 @@ class JobRecord(Record):
     params: dict[str, Any]  #: all defaults resolved
     dtype: Dtype
     device: Device
+    reproducible: bool = False
+    compile: bool | None = None
     max_wall_time_s: float | None = None
+    webhook_url: str | None = None
+    owner: str = ""  #: whose API key submitted it; empty if none was needed
+    cached: bool = False  #: the results are those of an earlier job that computed exactly this
     progress: Progress
     outcomes: dict[str, int] = {}  #: systems that have ended, by outcome
     warnings: list[JobWarning] = []
@@ -73,6 +78,7 @@ class JobRecord(Record):
     created_at: str
     started_at: str | None = None
     finished_at: str | None = None
+    expires_at: str | None = None  #: when the job and its files are removed; known once it has ended
     error: dict[str, Any] | None = None  #: a problem object
 
     @property
@@ -105,6 +111,8 @@ class ShardClaim:
     params: dict[str, Any]
     dtype: Dtype
     device: Device
+    reproducible: bool
+    compile: bool | None
     system_offset: int
     n_systems: int
     wall_left_s: float | None  #: running time left to the job, if limited
@@ -125,6 +133,8 @@ def record_from_hash(fields: Mapping[str, str], warnings: Sequence[str]) -> JobR
     """The record of a job from its hash in Redis and the list of its warnings."""
     static = json.loads(fields["static"])
     n_steps, n_systems = static.pop("n_steps"), static.pop("n_systems")
+    retention_s = static.pop("retention_s", None)
+    over_ms = int(fields["finished_ms"]) if fields.get("finished_ms") else None
     static["device"] = fields.get("device", static["device"])
     return JobRecord(
         **static,
@@ -142,5 +152,6 @@ def record_from_hash(fields: Mapping[str, str], warnings: Sequence[str]) -> JobR
         checkpoint_step=int(fields["checkpoint_step"]) if "checkpoint_step" in fields else None,
         started_at=_moment(fields.get("started_ms")),
         finished_at=_moment(fields.get("finished_ms")),
+        expires_at=utc_text(over_ms / 1000 + retention_s) if over_ms and retention_s else None,
         error=json.loads(fields["error"]) if "error" in fields else None,
     )

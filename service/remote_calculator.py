@@ -30,16 +30,17 @@ class RemoteCalculator(PotentialCalculator):
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | None = None,
         model: str = "organic",
         dtype: Dtype = "float64",
         device: Device = "auto",
         api_key: str | None = None,
         patience_s: float = 30.0,
     ) -> None:
-        self.url, self.model, self.dtype, self.device = url, model, dtype, device
-        self._made_by = (url, model, dtype, device, api_key, patience_s)
+        self.model, self.dtype, self.device = model, dtype, device
         self._client = Client(url, api_key, patience_s=patience_s)
+        self.url = self._client.url
+        self._made_by = (self.url, model, dtype, device, api_key, patience_s)
         weakref.finalize(self, self._client.close)  # nobody closes a calculator
         self._answered: dict[str, Any] = {}
         super().__init__()

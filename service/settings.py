@@ -5,6 +5,7 @@ The supervisor hands its settings to the processes it starts through the same va
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,19 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="redis://, rediss:// or unix://; if absent, one is started")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+
+    access: Literal["auto", "keys", "open"] = Field(
+        "auto", description="keys: requests need an API key; open: none do; auto: off 127.0.0.1, or once there is a key"
+    )
+    allowed_hosts: list[str] = Field([], description="names beside localhost that a service without keys answers to")
+    signed_url_s: int = Field(3600, gt=0, description="how long a signed address of an artifact works")
+    retention_days: float | None = Field(None, gt=0, description="days after its end until a job is removed")
+    webhook_allow_private: bool = Field(False, description="let webhooks go to private networks and this machine")
+    webhook_attempts: int = Field(8, ge=1, description="tries before a webhook is given up")
+    webhook_pause_s: float = Field(
+        5.0, gt=0, description="after the first try; four times longer after each further one"
+    )
+    chores_s: float = Field(1.0, gt=0, description="between two looks for webhooks that are due")
 
     max_body_bytes: int = Field(10_000_000, gt=0, description="largest request body")
     max_atoms: int = Field(MAX_ATOMS, gt=0, description="most atoms in one structure")
@@ -57,4 +71,7 @@ class Settings(BaseSettings):
         """The settings as environment variables from which a child process reads the same object."""
         values = self.model_dump(mode="json", exclude_none=True)
         values["data_dir"] = str(self.data_dir.absolute())
-        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+        return {
+            PREFIX + name.upper(): json.dumps(value) if isinstance(value, list) else str(value)
+            for name, value in values.items()
+        }

@@ -36,13 +36,13 @@ class ShardState(StrEnum):
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
-#: From where to where a job may go. `resume` leads from an unsuccessful end back to the queue.
+#: From where to where a job may go. `resume` leads from an unsuccessful end to the queue, `extend` from a good one.
 LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.CANCELLED, *TERMINAL}),
     JobState.STARTING: frozenset({JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, *TERMINAL}),
     JobState.RUNNING: frozenset({JobState.STARTING, JobState.QUEUED, JobState.CANCELLING, *TERMINAL}),
     JobState.CANCELLING: TERMINAL,
-    JobState.SUCCEEDED: frozenset(),
+    JobState.SUCCEEDED: frozenset({JobState.QUEUED}),
     JobState.PARTIALLY_SUCCEEDED: frozenset({JobState.QUEUED}),
     JobState.FAILED: frozenset({JobState.QUEUED}),
     JobState.CANCELLED: frozenset({JobState.QUEUED}),

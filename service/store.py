@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,21 @@ from equipot.errors import (
     QueueFullError,
 )
 from equipot.params import AnyParams, Device, Dtype, JobKind, MDParams, RelaxParams
+from equipot.service import reuse
 from equipot.service.doorbell import DEVICE_CLASSES, Doorbell
 from equipot.service.idempotency import Reservation
 from equipot.service.job_files import JOB_ID, JobFiles, new_job_id, write_atomically
+from equipot.service.manifest import digest_of, write_manifest
 from equipot.service.records import Event, JobRecord, JobWarning, record_from_hash, utc_now
 from equipot.service.roster import Roster
 from equipot.service.scripts import Scripts, require_text
 from equipot.service.settings import Settings
 from equipot.service.states import JobState, derive_job_state
+from equipot.service.webhook_queue import await_end
 from equipot.structure import Structure
 
 EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?|\$")
+RETAINED = "equipot:retained"  #: jobs that are removed some time after their end
 TELLING_EVENTS = frozenset({"state", "progress", "system", "end"})
 
 # Named here because JobStore.list hides the builtin inside the class.
@@ -88,18 +93,28 @@ class JobStore:
         priority: int = 0,
         dtype: Dtype = "float64",
         device: Device = "auto",
+        reproducible: bool = False,
+        compile: bool | None = None,
         max_wall_time_s: float | None = None,
         level_of_theory: str | None = None,
         warnings: Sequence[JobWarning] = (),
         idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+        use_cache: bool = False,
+        owner: str = "",
+        retention_s: float | None = None,
+        admit: Callable[[str], None] | None = None,
     ) -> tuple[JobRecord, bool]:
         """Queue a job. Returns its record and whether it is the replay of an earlier submission.
 
         `params` must be resolved; `request_json` is what the user sent, compared when an `idempotency_key` comes
-        again. Raises IdempotencyKeyReusedError, IdempotencyKeyInUseError or QueueFullError.
+        again from the same owner. With `use_cache` the results of an earlier job that computed exactly this are
+        taken over. `admit` may refuse a new job, knowing its id. Raises IdempotencyKeyReusedError,
+        IdempotencyKeyInUseError or QueueFullError.
         """
         job_id = new_job_id()
-        reservation = Reservation(self.redis, idempotency_key, job_id, request_json) if idempotency_key else None
+        key = f"{owner}:{idempotency_key}" if owner else idempotency_key
+        reservation = Reservation(self.redis, key, job_id, request_json) if key and idempotency_key else None
         if reservation and (earlier := reservation.take()):
             return self.get(earlier), True
         static = {
@@ -114,8 +129,13 @@ class JobStore:
             "params": params.model_dump(mode="json"),
             "dtype": dtype,
             "device": device,
+            "reproducible": reproducible,
+            "compile": compile,
             "max_wall_time_s": max_wall_time_s,
-            "n_steps": _n_steps(params),
+            "webhook_url": webhook_url,
+            "owner": owner,
+            "retention_s": retention_s,
+            "n_steps": n_steps_of(params),
             "n_systems": len(structures),
             "created_at": utc_now(),
         }
@@ -125,11 +145,17 @@ class JobStore:
             "shards": _sizes(inputs),
             "idempotency": reservation.final if reservation else None,
             "warnings": [warning.model_dump() for warning in warnings],
+            "structures_sha256": digest_of(structures),
             "sent": {key: value for key, value in request_json.items() if key != "structures"},
         }
         try:
+            if admit is not None:
+                admit(job_id)
             if self.redis.scard("equipot:live") >= self.settings.max_queued_jobs:
                 raise self._full()
+            same = reuse.earlier_job(self, request) if use_cache else None
+            if same is not None and reuse.take_over(self, request, same):
+                return self.save_record(job_id), False
             self.files.write_request(job_id, request, inputs)
             self.register(request, most=self.settings.max_queued_jobs)
         except BaseException:
@@ -154,6 +180,7 @@ class JobStore:
         `kept` and `shards` are fields of the job and its shards that outlast Redis; new ones if absent.
         """
         static = request["static"]
+        await_end(self.redis, static)
         idempotency = request.get("idempotency") or {"key": "", "value": ""}
         answer = self.scripts.run(
             "submit",
@@ -170,6 +197,10 @@ class JobStore:
         )
         if answer == "full":
             raise self._full()
+        if answer == "ok":
+            reuse.remember(self, request)
+            if static.get("retention_s"):
+                self.redis.sadd(RETAINED, static["id"])
         if answer == "ok" and request.get("warnings"):
             self.redis.rpush(f"equipot:warnings:{static['id']}", *map(json.dumps, request["warnings"]))
         return bool(answer == "ok")
@@ -234,6 +265,11 @@ class JobStore:
             records[i] = record.model_copy(update={"queue_position": before + 1})
         return records
 
+    def position_of_next(self, device: str, priority: int) -> int:
+        """The place in the queue that a job submitted now would have."""
+        last = priority * -1e12 + int(self.redis.get("equipot:sequence") or 0)
+        return int(self.redis.zcount(f"equipot:pending:{device}", "-inf", last)) + 1
+
     def list(
         self,
         page_size: int = 50,
@@ -243,6 +279,7 @@ class JobStore:
         kind: str | None = None,
         model: str | None = None,
         tag: str | None = None,
+        owner: str | None = None,
     ) -> tuple[Records, str]:
         """Jobs, newest first, that have all that is asked for, and the token of the next page ('' at the end)."""
         if page_token and not JOB_ID.fullmatch(page_token):
@@ -256,7 +293,7 @@ class JobStore:
         while True:
             job_ids = self.redis.zrevrangebylex("equipot:jobs", below, "-", 0, max(100, page_size))
             for record in self._records(job_ids):
-                if record is None or not _matches(record, state, kind, model, tag):
+                if record is None or not _matches(record, state, kind, model, tag, owner):
                     continue
                 if len(found) == page_size:
                     return found, found[-1].id
@@ -348,6 +385,9 @@ class JobStore:
     def delete(self, job_id: str) -> None:
         """Forget an ended job and remove its files. Raises JobNotFoundError, or ConflictError while it runs."""
         self.files.job(job_id)
+        with suppress(JobNotFoundError, ValueError):
+            if self.get(job_id).is_over:
+                reuse.forget(self, self.files.read_request(job_id))
         answer = self.scripts.run("delete", job_id, "")
         if answer == "live":
             raise ConflictError("The job has not ended.", hint="Cancel it first.")
@@ -367,7 +407,11 @@ class JobStore:
         if shard_states & {"pending", "running"}:
             return False
         end = derive_job_state(json.loads(text), cancelled="cancelled" in shard_states)
-        return bool(self.scripts.run("finish", job_id, end.value))
+        if not self.scripts.run("finish", job_id, end.value):
+            return False
+        with suppress(OSError):  # made when it is asked for, if it cannot be written now
+            write_manifest(self.files, self.get(job_id))
+        return True
 
     def save_record(self, job_id: str) -> JobRecord:
         """Write the record as it is now to the job's directory, and return it."""
@@ -439,7 +483,7 @@ class JobStore:
             return False
 
 
-def _n_steps(params: AnyParams) -> int:
+def n_steps_of(params: AnyParams) -> int:
     """The most steps one system can take."""
     if isinstance(params, MDParams):
         return params.n_steps or 0
@@ -454,6 +498,8 @@ def _sizes(inputs: Sequence[Sequence[Structure]]) -> list[dict[str, int]]:
     return sizes
 
 
-def _matches(record: JobRecord, state: str | None, kind: str | None, model: str | None, tag: str | None) -> bool:
-    wanted = ((state, record.state), (kind, record.kind), (model, record.model))
+def _matches(
+    record: JobRecord, state: str | None, kind: str | None, model: str | None, tag: str | None, owner: str | None
+) -> bool:
+    wanted = ((state, record.state), (kind, record.kind), (model, record.model), (owner, record.owner))
     return all(value is None or value == has for value, has in wanted) and (tag is None or tag in record.tags)

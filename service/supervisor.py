@@ -22,6 +22,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from equipot.errors import ConflictError
+from equipot.service.access import refuse_open_door
 from equipot.service.logs import configure_logs
 from equipot.service.processes import n_cores, start_child
 from equipot.service.reconciler import Reconciler
@@ -201,6 +202,7 @@ def serve(settings: Settings, workers: int | None = None) -> int:
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})
     configure_logs(settings)
+    refuse_open_door(settings)
     with ExitStack() as stack:
         server, url = None, settings.redis_url
         if url is None:

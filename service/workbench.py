@@ -6,14 +6,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from equipot.errors import EquipotError, TimedOutError, error_from_problem
+from equipot.service.calibration import note_run
 from equipot.service.claims import Answer, Claims
 from equipot.service.engines import Engines
+from equipot.service.pace import Pace
 from equipot.service.records import ShardClaim
 from equipot.service.settings import Settings
 from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
@@ -37,6 +40,7 @@ class ShardAtWork:
         self.run: Run | None = None
         self.alone = claim.alone
         self.answer: Answer = "ok"  #: the last the store said; set by the heartbeat too
+        self.busy_s = 0.0  #: spent in the run
         self._begun = time.monotonic()
         self._reported = 0.0
         self._checkpoint: tuple[int, int] | None = None  # inode and time of the file
@@ -47,7 +51,15 @@ class ShardAtWork:
     def open(self, store: JobStore, claims: Claims, engines: Engines) -> None:
         """Load the potential and begin the run, or go on from its last checkpoint."""
         claim = self.claim
-        provider = engines.get(claim.model, claim.model_sha256, claim.dtype, claim.device, claim.level_of_theory)
+        provider = engines.get(
+            claim.model,
+            claim.model_sha256,
+            claim.dtype,
+            claim.device,
+            claim.level_of_theory,
+            reproducible=claim.reproducible,
+            compile=claim.compile,
+        )
         callbacks: dict[str, Callable[..., None]] = {
             "on_thermo": self._on_thermo,
             "on_system": self._on_system,
@@ -218,7 +230,9 @@ class Workbench:
         while more and shard.answer == "ok" and not self.preempted.is_set() and time.monotonic() < until:
             if shard.out_of_time:
                 raise self._timeout()
+            begun = time.perf_counter()
             more = shard.run.advance(seconds=SLICE_S)
+            shard.busy_s += time.perf_counter() - begun
             shard.report(self._claims, self._settings.event_interval_s)
         if shard.alone and more:
             shard.run.checkpoint()
@@ -243,6 +257,9 @@ class Workbench:
             problem=self._why_nothing_is_usable(shard),
         )
         log.info("ended", state=state.value, answer=answer, **shard.outcomes)
+        if shard.run is not None and shard.claim.attempt == 1 and state is ShardState.DONE:
+            with suppress(EquipotError):  # an estimate that cannot be bettered must not cost a result
+                note_run(Pace(self._store.redis), shard.run, shard.busy_s, shard.claim.dtype, shard.claim.device)
         self._drop(shard)
 
     @staticmethod

@@ -23,12 +23,14 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from equipot.errors import EquipotError
+from equipot.service.calibration import calibrate
 from equipot.service.claims import Claims
 from equipot.service.desk import Desk
 from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
 from equipot.service.engines import Engines
 from equipot.service.evaluator import Evaluator
 from equipot.service.logs import configure_logs
+from equipot.service.pace import Pace
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
 from equipot.service.redis_server import connect, running_url
@@ -191,7 +193,7 @@ def main(settings: Settings | None = None) -> int:
     }
     heartbeat = Heartbeat(store, claims, bench, worker_id, about)
     heartbeat.start()
-    _preload(settings, engines, device)
+    _preload(settings, engines, device, Pace(store.redis))
     about |= {"ready": True, "models": engines.names}
     heartbeat.beat()
     Watch(store)
@@ -213,11 +215,11 @@ def _device(settings: Settings) -> Literal["cpu", "cuda"]:
     return settings.worker_device
 
 
-def _preload(settings: Settings, engines: Engines, device: Literal["cpu", "cuda"]) -> None:
-    """Load the usual potential before it is asked for."""
+def _preload(settings: Settings, engines: Engines, device: Literal["cpu", "cuda"], pace: Pace) -> None:
+    """Load the usual potential before it is asked for, and see how fast it is."""
     if settings.preload_model:
         try:
-            engines.get(settings.preload_model, None, "float64", device)
+            calibrate(pace, engines.get(settings.preload_model, None, "float64", device), "float64", device)
         except EquipotError as error:
             log.warning("nothing preloaded", model=settings.preload_model, why=str(error))
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from equipot.errors import OutOfMemoryError
+from equipot.models.allocation import give_memory_back, kept_bytes
 
 USABLE_SHARE = 0.8  #: of the free memory; the rest is for what was not foreseen
 FIRST_SLOTS = 50_000  #: admitted together, and for one system not probed for, before anything is known
@@ -171,7 +172,7 @@ class HostMemory:
         self._at_rest = np.inf  # the least in use before a measured evaluation
 
     def free_bytes(self) -> float:
-        return min(_free_in_machine(), _free_in_cgroup(), _free_in_address_space())
+        return min(_free_in_machine(), _free_in_cgroup(), _free_in_address_space()) + kept_bytes()
 
     @contextmanager
     def measured(self) -> Iterator[Peak]:
@@ -187,7 +188,7 @@ class HostMemory:
             peak.n_bytes = _proc_bytes("/proc/self/status", "VmHWM:") - self._at_rest
 
     def release(self) -> None:
-        """Nothing is kept."""
+        give_memory_back()
 
 
 class CudaMemory:

@@ -13,22 +13,22 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from ase import Atoms
 
-from equipot.calculator.convert import from_atoms, to_atoms
+from equipot.calculator.convert import from_atoms
+from equipot.calculator.known import KnownModel, find_known
 from equipot.errors import EquipotError, InvalidParameterError, NotResumableError, error_from_problem
 from equipot.params import AnyParams, JobKind, parse_params
 from equipot.simulation.native import NativeProvider
+from equipot.simulation.progress import Progress
 from equipot.simulation.providers import AseProvider, ForceProvider
 from equipot.simulation.request import RunRequest
-from equipot.simulation.results import MDResult, RelaxResult, SavedTrajectory, SinglepointResult, final_structure
-from equipot.simulation.run import Progress, Run
+from equipot.simulation.results import MDResult, RelaxResult, SavedTrajectory, SinglepointResult, final_atoms
+from equipot.simulation.run import Run
 from equipot.simulation.threads import torch_threads
 from equipot.simulation.trajectory import REQUEST, Frame, read_frames
 from equipot.simulation.verdicts import Outcome
 from equipot.structure import Structure, structure_from_json
-from equipot.units import ASE_TIME_FS
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import BaseCalculator
@@ -56,16 +56,17 @@ def relax(
     """Relax structures together, each by its own course; the keywords are those of RelaxParams.
 
     structures: ASE Atoms, Structure, the JSON form, or a list of them; none of them is changed.
-    model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
-    first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
-    computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
-    reproducible: also on a GPU, compute every system by itself. level_of_theory: one that the potential was trained on,
-    if absent its first; the charge of a structure is its own (`charge`, or `info["charge"]` of Atoms).
+    model: a model name (with +d3 behind it: plus dispersion), the path of a card, a potential, or any ASE calculator.
+    device, dtype and compile are for the first two; `compile` takes up to a minute once and makes every evaluation
+    several times faster. n_threads: systems computed at a time, if absent as many as torch has threads, or one unless
+    compiled; it changes no result. reproducible: also on a GPU, compute every system by itself. level_of_theory: one
+    that the potential was trained on, if absent its first; the charge of a structure is its own (`charge`, or
+    `info["charge"]` of Atoms).
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
     forces = Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory)
     records, given = _run("relax", structures, forces, params, on_progress=on_progress)
-    return [RelaxResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
+    return [RelaxResult.from_record(r, final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
 
 def singlepoint(
@@ -82,7 +83,7 @@ def singlepoint(
     """Energy, forces and stress of structures where they stand; arguments as in `relax`."""
     forces = Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory)
     records, given = _run("singlepoint", structures, forces, {})
-    return [SinglepointResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
+    return [SinglepointResult.from_record(r, final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
 
 def run_md(
@@ -120,7 +121,7 @@ def run_md(
             on_frame=_as_atoms(on_frame),
         )
         return [
-            MDResult.from_record(r, _final_atoms(g, r), trajectory=_trajectory(folder, r["system_idx"], output is None))
+            MDResult.from_record(r, final_atoms(g, r), trajectory=_trajectory(folder, r["system_idx"], output is None))
             for r, g in zip(records, given, strict=True)
         ]
 
@@ -141,11 +142,11 @@ def resume_run(
     records = _to_the_end(run, keep=True)
     if request.kind == "md":
         return [
-            MDResult.from_record(r, _final_atoms(None, r), trajectory=SavedTrajectory(folder, r["system_idx"]))
+            MDResult.from_record(r, final_atoms(None, r), trajectory=SavedTrajectory(folder, r["system_idx"]))
             for r in records
         ]
     kind = RelaxResult if request.kind == "relax" else SinglepointResult
-    return [kind.from_record(r, _final_atoms(None, r)) for r in records]
+    return [kind.from_record(r, final_atoms(None, r)) for r in records]
 
 
 def provider_for(
@@ -187,6 +188,9 @@ class Forces:
     def provider(self) -> ForceProvider:
         """The provider itself."""
         if isinstance(self.model, str | os.PathLike):
+            known = find_known(os.fspath(self.model), self.level_of_theory)
+            if not known.is_potential:
+                return self._announced(known)
             from equipot.models.loading import load_potential
 
             with torch_threads(1):  # compiled code has the number of threads built in
@@ -197,6 +201,14 @@ class Forces:
         if hasattr(potential, "cutoff_ang"):
             return self._native(potential)
         return self.model if hasattr(self.model, "identity") else AseProvider(self.model)
+
+    def _announced(self, known: KnownModel) -> AseProvider:
+        if self.compile:
+            raise InvalidParameterError(
+                f"{known.name} cannot be compiled.", pointer="/compile", hint="Only potentials of ours can."
+            )
+        calculator = known.load_calculator(self.device, self.dtype)
+        return AseProvider(calculator, known.name, known.elements, known.level_of_theory, known.sha256)
 
     def _native(self, potential: Potential) -> NativeProvider:
         return NativeProvider(potential, self.n_threads, reproducible=self.reproducible)
@@ -333,33 +345,6 @@ def _refuse_other_request(
 
 def _digest(structure: Structure | EquipotError) -> str:
     return structure.code if isinstance(structure, EquipotError) else structure.sha256()
-
-
-def _final_atoms(given: OneStructure | None, record: Mapping[str, Any]) -> Atoms | None:
-    """The atoms a record ends with: a copy of what was given, moved, with the numbers in its calculator."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    if record["structure"] is None:
-        return None
-    structure = final_structure(record["structure"])
-    atoms = given.copy() if isinstance(given, Atoms) else to_atoms(structure)
-    if structure.cell_ang is not None:
-        atoms.set_cell(structure.cell_ang)
-    atoms.set_positions(structure.positions_ang, apply_constraint=False)
-    if structure.velocities_ang_per_fs is not None:
-        momenta = atoms.get_masses()[:, None] * structure.velocities_ang_per_fs * ASE_TIME_FS
-        atoms.set_momenta(momenta, apply_constraint=False)
-    names = {
-        "energy": "energy_ev",
-        "energies": "energies_ev",
-        "forces": "forces_ev_per_ang",
-        "stress": "stress_ev_per_ang3",
-    }
-    numbers = {ase_name: record[name] for ase_name, name in names.items() if record[name] is not None}
-    if numbers:
-        arrays = {name: np.array(value) if isinstance(value, list) else value for name, value in numbers.items()}
-        atoms.calc = SinglePointCalculator(atoms, **arrays)
-    return atoms
 
 
 def _trajectory(folder: Path, system: int, in_memory: bool) -> Sequence[Atoms]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,9 @@ from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Th
 
 if TYPE_CHECKING:
     from equipot.models.graph import AtomGraph
-    from equipot.models.neighbours import NeighbourSearch
+    from equipot.models.neighbours import NeighbourSearch, Pairs
     from equipot.models.potential import Potential, Prediction
+    from equipot.models.shared_graph import SharedGraph
 
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
 
@@ -63,6 +63,7 @@ class NativeProvider:
         self._memory = self._admission.memory
         self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
         self._searches: dict[Hashable, NeighbourSearch] = {}
+        self._shared_graphs: dict[tuple[int, ...], SharedGraph] = {}  # of the last evaluation
         self._loads: dict[Hashable, Load] = {}  # of the last evaluation of larger systems
 
     @property
@@ -163,20 +164,19 @@ class NativeProvider:
     def _evaluate_shared(self, systems: Sequence[System]) -> list[Evaluation]:
         """As few passes as memory allows."""
         evaluations: dict[int, Evaluation] = {}
-        graphs: dict[int, AtomGraph] = {}
-        for place, (system, found) in enumerate(
-            zip(systems, self._threads.map(self._graph_or_error, systems), strict=True)
-        ):
+        pairs: dict[int, Pairs] = {}
+        for place, (system, found) in enumerate(zip(systems, self._pairs(systems), strict=True)):
             if isinstance(found, Exception):
                 evaluations[place] = Evaluation.failed(self._as_equipot_error(found, system), len(system.numbers))
             else:
-                graphs[place] = found
-        places = list(graphs)
-        loads = [Load(graph.n_atoms, graph.neighbours.size) for graph in graphs.values()]
+                pairs[place] = found
+        places = list(pairs)
+        loads = [Load(len(each.numbers), len(each.numbers) * each.n_slots) for each in pairs.values()]
         waiting = [[places[i] for i in chunk] for chunk in self._admission.chunks(loads)]
+        known, self._shared_graphs = self._shared_graphs, {}
         while waiting:
             chunk = waiting.pop()
-            outcome = self._pass(chunk, graphs)
+            outcome = self._pass([systems[i] for i in chunk], [pairs[i] for i in chunk], known)
             if not isinstance(outcome, Exception):
                 for place, prediction in zip(chunk, outcome, strict=True):
                     evaluations[place] = self._evaluation(systems[place], prediction)
@@ -188,17 +188,58 @@ class NativeProvider:
                 evaluations[chunk[0]] = Evaluation.failed(self._as_equipot_error(outcome, system), len(system.numbers))
         return [evaluations[place] for place in range(len(systems))]
 
-    def _pass(self, chunk: Sequence[int], graphs: Mapping[int, AtomGraph]) -> list[Prediction] | Exception:
-        """One pass over the graphs of a chunk, or what went wrong in it."""
-        from equipot.models.graph import batch_graphs
+    def _pairs(self, systems: Sequence[System]) -> list[Pairs | Exception]:
+        """The pairs of every system, or what went wrong; who has moved too far is found for all at once."""
+        from equipot.models.neighbours import squared_moves
 
-        load = reduce(Load.beside, (Load(graphs[i].n_atoms, graphs[i].neighbours.size) for i in chunk))
+        searches = [self._searches[system.key] for system in systems]
+        kept = [
+            i
+            for i, (search, system) in enumerate(zip(searches, systems, strict=True))
+            if search.kept is not None and search.kept.has_cell(system.cell_ang)
+        ]
+        found: dict[int, Pairs | Exception] = {}
+        if kept:
+            pairs = [searches[i].kept for i in kept]
+            starts = np.cumsum([0, *(len(systems[i].numbers) for i in kept[:-1])])
+            moves = squared_moves(
+                np.concatenate([systems[i].positions_ang for i in kept]),
+                np.concatenate([each.positions_ang for each in pairs if each is not None]),
+            )
+            covers = (np.maximum.reduceat(moves, starts) <= searches[0].squared_leeway).tolist()
+            found = {i: each for i, each, still in zip(kept, pairs, covers, strict=True) if still and each is not None}
+        stale = [i for i in range(len(systems)) if i not in found]
+        found.update(zip(stale, self._threads.map(self._searched, [systems[i] for i in stale]), strict=True))
+        return [found[i] for i in range(len(systems))]
+
+    def _searched(self, system: System) -> Pairs | Exception:
+        try:
+            return self._searches[system.key].pairs(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+        except Exception as error:
+            return error
+
+    def _pass(
+        self, systems: Sequence[System], pairs: Sequence[Pairs], known: Mapping[tuple[int, ...], SharedGraph]
+    ) -> list[Prediction] | Exception:
+        """One pass over the systems of a chunk, or what went wrong in it."""
+        from equipot.models.shared_graph import SharedGraph
+
+        potential = self._potential
+        n_atoms = sum(len(each.numbers) for each in pairs)
+        load = Load(n_atoms, n_atoms * max(each.n_slots for each in pairs))
+        chunk = tuple(id(each) for each in pairs)  # as long as a shared graph lives, so do its pairs
         try:
             with self._memory.measured() as peak:
-                predictions = self._potential.evaluate_many(batch_graphs([graphs[place] for place in chunk]))
+                shared = known.get(chunk) or SharedGraph(
+                    pairs, potential.cutoff_ang, potential.torch_dtype, potential.torch_device
+                )
+                charge = np.array([round(system.charge_e) for system in systems])
+                positions = np.concatenate([system.positions_ang for system in systems])
+                predictions = potential.evaluate_many(shared.at(positions, charge))
         except Exception as error:
             failure = error.with_traceback(None)  # its frames hold what fills the memory
         else:
+            self._shared_graphs[chunk] = shared
             self._admission.learn(load, peak.n_bytes)
             return predictions
         if is_out_of_memory(failure):
@@ -210,12 +251,6 @@ class NativeProvider:
         search = self._searches[system.key]
         graph = search.graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
         return replace(graph, charge=np.array([round(system.charge_e)])) if system.charge_e else graph
-
-    def _graph_or_error(self, system: System) -> AtomGraph | Exception:
-        try:
-            return self._graph(system)
-        except Exception as error:
-            return error
 
     def _evaluation(self, system: System, prediction: Prediction) -> Evaluation:
         stress = None
@@ -233,8 +268,8 @@ class NativeProvider:
     def _as_equipot_error(self, error: Exception, system: System) -> EquipotError:
         if isinstance(error, EquipotError) or not is_out_of_memory(error):
             return as_equipot_error(error)
-        graph = self._graph_or_error(system)
-        width = 0 if isinstance(graph, Exception) else graph.neighbours.shape[1]
+        pairs = self._searched(system)
+        width = 0 if isinstance(pairs, Exception) else pairs.n_slots
         refusal = self._admission.too_large(Load(len(system.numbers), len(system.numbers) * width))
         refusal.__cause__ = error
         return refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -115,18 +115,20 @@ class AseProvider:
         name: str | None = None,
         elements: Sequence[str] | None = None,
         level_of_theory: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         """elements None: the calculator is asked for whatever comes, and says itself what it does not know."""
         self._calculator = calculator
         self._elements = None if elements is None else list(elements)
         self._level_of_theory = level_of_theory
+        self._sha256 = sha256
         self._name = name or str(getattr(calculator, "name", None) or type(calculator).__name__).lower()
 
     @property
     def identity(self) -> dict[str, Any]:
         return {
             "model": self._name,
-            "sha256": None,
+            "sha256": self._sha256,
             "level_of_theory": self._level_of_theory,
             "elements": self._elements,
             "dtype": None,
@@ -193,5 +195,13 @@ def as_equipot_error(error: Exception) -> EquipotError:
 def numpy_pins() -> dict[str, Any]:
     """What decides the last bit of a result of numpy, and of those that moving cells and symmetry stand on."""
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    versions = {name: version(name) for name in ("numpy", "scipy", "spglib")}
+    versions = {name: _version(name) for name in ("numpy", "scipy", "spglib")}
     return {"machine": platform.machine(), "simd": sorted(simd.get("found", [])), **versions}
+
+
+def _version(name: str) -> str | None:
+    """Of a package; None where it is not installed, as spglib need not be where no symmetry is asked for."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from equipot.errors import EquipotError, error_from_problem
-from equipot.simulation.trajectory import RunFrames
+from equipot.simulation.sources import open_frames
+from equipot.simulation.trajectory import Frame, RunFrames
 from equipot.simulation.verdicts import Outcome
 from equipot.structure import Structure
+from equipot.units import ASE_TIME_FS
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+#: what ASE calls the numbers of a record
+ASE_NAMES: Mapping[str, str] = {
+    "energy": "energy_ev",
+    "energies": "energies_ev",
+    "forces": "forces_ev_per_ang",
+    "stress": "stress_ev_per_ang3",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,16 +103,16 @@ class MDResult(SinglepointResult):
 
 
 class SavedTrajectory(Sequence["Atoms"]):
-    """The saved frames of one system of a run, each read from its directory when it is asked for."""
+    """The saved frames of one system of a run, each read from its directory, or a .traj, when it is asked for."""
 
-    def __init__(self, directory: Path, system: int) -> None:
-        self._directory = directory
+    def __init__(self, path: Path, system: int) -> None:
+        self._path = path
         self._system = system
 
     @cached_property
-    def frames(self) -> RunFrames:
-        """The same as frames, without ASE."""
-        return RunFrames(self._directory, self._system)
+    def frames(self) -> Sequence[Frame]:
+        """The same as frames."""
+        return open_frames(self._path, self._system) if self._path.is_file() else RunFrames(self._path, self._system)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -131,3 +141,30 @@ def final_structure(data: Mapping[str, Any]) -> Structure:
         fixed_atoms=tuple(data.get("fixed_atoms", ())),
         info=data.get("info", {}),
     )
+
+
+def final_atoms(given: Any, record: Mapping[str, Any]) -> Atoms | None:
+    """The atoms a record ends with: a copy of the Atoms that were given, moved, with the numbers in its calculator.
+
+    If what was given was something else, the structure in the record. None if there is none.
+    """
+    if record.get("structure") is None:
+        return None
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from equipot.calculator.convert import to_atoms
+
+    structure = final_structure(record["structure"])
+    atoms = given.copy() if isinstance(given, Atoms) else to_atoms(structure)
+    if structure.cell_ang is not None:
+        atoms.set_cell(structure.cell_ang)
+    atoms.set_positions(structure.positions_ang, apply_constraint=False)
+    if structure.velocities_ang_per_fs is not None:
+        momenta = atoms.get_masses()[:, None] * structure.velocities_ang_per_fs * ASE_TIME_FS
+        atoms.set_momenta(momenta, apply_constraint=False)
+    numbers = {name: record[ours] for name, ours in ASE_NAMES.items() if record.get(ours) is not None}
+    if numbers:
+        arrays = {name: np.array(value) if isinstance(value, list) else value for name, value in numbers.items()}
+        atoms.calc = SinglePointCalculator(atoms, **arrays)
+    return atoms

@@ -17,6 +17,7 @@ from equipot.params import AnyParams, JobKind
 from equipot.simulation import snapshot
 from equipot.simulation.checkpoint import load_checkpoint
 from equipot.simulation.engine import Engine, Moving, StepEvent
+from equipot.simulation.progress import Progress
 from equipot.simulation.providers import ForceProvider
 from equipot.simulation.recorder import Recorder
 from equipot.simulation.reports import frame_of, rejected_result, result_of, thermo_row
@@ -28,17 +29,6 @@ from equipot.structure import Structure
 
 SOON_S = 1.0  # a first checkpoint, and one for systems that have ended, need not wait for the interval
 REPORT_EVERY_S = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. `step` is the smallest of a system that has not ended; of an ended run, the largest taken."""
-
-    step: int
-    n_steps: int
-    n_systems: int
-    n_done: int
-    n_max_steps: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,7 @@ class Run:
         self._engine = Engine(provider)
         self._files = _Files()
         self._results: dict[int, dict[str, Any]] = {}
+        self._completed: list[Moving] = []  # as they were at their last step: a dynamics can be made longer
         self._differences: tuple[str, ...] = ()
         self._failure: BaseException | None = None
         self._recorder: Recorder | None = None
@@ -252,11 +243,13 @@ class Run:
         if header["complete"]:
             self._differences = tuple(header["differences"])
             return
+        request = self.request
         found = _differences(self.request, {**identity, "equipot": __version__})
         self._differences = tuple(dict.fromkeys([*header["differences"], *found]))
-        request = self.request
-        for system in snapshot.restore(header["systems"], tensors, request.structure, request.motion, request.guards):
+        how = tensors, request.structure, request.motion, request.guards
+        for system in snapshot.restore(header["systems"], *how):
             self._engine.add(system)
+        self._completed = snapshot.restore(header.get("completed", ()), *how)
 
     def _step(self) -> None:
         events = self._engine.step()  # if this raises, no system has moved and the run can still be checkpointed
@@ -303,6 +296,8 @@ class Run:
         if system.state.evaluation is not None and self._files.last_saved.get(system.idx) != system.state.step:
             frame = self._save_frame(system)
         self._keep(result_of(system, verdict, self.request, self._differences))
+        if verdict.outcome is Outcome.COMPLETED and self.request.kind == "md":
+            self._completed.append(system)
         return frame
 
     def _keep(self, result: SystemResult) -> None:
@@ -328,9 +323,12 @@ class Run:
     def _commit(self, wait: bool) -> None:
         assert self._recorder is not None
         entries, tensors = snapshot.take(self._engine.systems.values())
+        completed, last_tensors = snapshot.take(self._completed)
+        tensors |= last_tensors
         header = {
             "complete": self.done,
             "systems": entries,
+            "completed": completed,
             "last_saved": dict(self._files.last_saved),
             "differences": list(self._differences),
             "equipot": __version__,

@@ -32,7 +32,7 @@ def fit_domain(network: Network, train: FrameStore, held_out: FrameStore) -> Tra
         whitening[element] = vectors / (values + 1e-3 * values.mean() + 1e-12).sqrt()
     domain = TrainingDomain(mean, whitening, 1.0)
     features, species, sizes = _descriptors(network, held_out, np.arange(len(held_out)))
-    largest = [float(part.max()) for part in torch.split(domain.distances(features, species), sizes)]
+    largest = [float(part.max()) for part in torch.split(domain.distances(features, species.numpy()), sizes)]
     return TrainingDomain(mean, whitening, float(np.quantile(largest, HELD_OUT_SHARE)))
 
 

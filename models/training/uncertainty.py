@@ -60,7 +60,8 @@ def table_of(potential: Potential, frames: FrameSet) -> AtomTable:
         parts["error"].append((forces[:n] - batch.forces_ev_per_ang).detach().norm(dim=1).double().cpu().numpy())
         distance = np.zeros(n)
         if potential.domain is not None:
-            distance = potential.domain.distances(descriptors[:n].detach(), species).double().cpu().numpy()
+            far = potential.domain.distances(descriptors[:n].detach(), species.cpu().numpy())
+            distance = far.double().cpu().numpy()
         parts["distance"].append(distance)
     return AtomTable(
         torch.cat(parts["features"]),

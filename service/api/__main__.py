@@ -9,10 +9,12 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     import uvicorn
 
+    from equipot.service.access import refuse_open_door
     from equipot.service.api.app import create_app
     from equipot.service.settings import Settings
 
     settings = Settings()
+    refuse_open_door(settings)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

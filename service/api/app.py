@@ -15,16 +15,31 @@ from types import FrameType
 from fastapi import Depends, FastAPI
 
 from equipot import __version__
+from equipot.service.access import KeyFile, Signer
 from equipot.service.api import problems
+from equipot.service.api.access import Access
 from equipot.service.api.context import PROBLEMS, Services, refuse_unknown_query
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.middleware import BodyLimit, RequestFrame, SameSite
 from equipot.service.api.openapi import describe
-from equipot.service.api.routes import evaluate, jobs, models, operations, pages, results, structures
+from equipot.service.api.routes import (
+    artifacts,
+    evaluate,
+    frames,
+    jobs,
+    models,
+    operations,
+    pages,
+    results,
+    structures,
+)
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.artifacts import Exports
+from equipot.service.chores import Chores
 from equipot.service.desk import Desk
 from equipot.service.logs import configure_logs
+from equipot.service.quotas import Quotas
 from equipot.service.redis_server import connect
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
@@ -47,8 +62,11 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings)
         threading.Thread(target=_warm_up, args=(app.state.services.reader,), daemon=True).start()
+        chores = Chores(store, signer, exports)
+        chores.start()
         with _told_to_stop(closing):
             yield
+        chores.stop()
 
     app = FastAPI(
         title="equipot",
@@ -61,15 +79,32 @@ def create_app(settings: Settings | None = None, store: JobStore | None = None) 
         dependencies=[Depends(refuse_unknown_query)],
     )
     metrics = Metrics()
+    keys, signer, quotas, exports = (
+        KeyFile(settings.data_dir),
+        Signer(settings.data_dir),
+        Quotas(store.redis),
+        Exports(settings.data_dir),
+    )
     app.state.services = Services(
-        settings, store, metrics, FileReader(), EventHub(store, closing), Desk(store.redis), closing
+        settings=settings,
+        store=store,
+        metrics=metrics,
+        reader=FileReader(),
+        hub=EventHub(store, closing),
+        desk=Desk(store.redis),
+        exports=exports,
+        keys=keys,
+        signer=signer,
+        quotas=quotas,
+        closing=closing,
     )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    for module in (jobs, evaluate, results, structures, models, operations, pages):
+    for module in (jobs, evaluate, results, frames, artifacts, structures, models, operations, pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(SameSite)
+    app.add_middleware(Access, settings=settings, keys=keys, signer=signer, quotas=quotas)
     app.add_middleware(RequestFrame, metrics=metrics)
     return app
 

@@ -17,10 +17,13 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 
 from equipot.errors import InvalidParameterError, JobNotFoundError
+from equipot.service.access import Caller, KeyFile, Signer
 from equipot.service.api.metrics import Metrics
 from equipot.service.api.sse import EventHub
 from equipot.service.api.uploads import FileReader
+from equipot.service.artifacts import Exports
 from equipot.service.desk import Desk
+from equipot.service.quotas import Quotas
 from equipot.service.records import JobRecord
 from equipot.service.settings import Settings
 from equipot.service.store import JobStore
@@ -46,6 +49,10 @@ class Services:
     reader: FileReader
     hub: EventHub
     desk: Desk
+    exports: Exports
+    keys: KeyFile
+    signer: Signer
+    quotas: Quotas
     closing: asyncio.Event  #: set when the server is asked to stop: streams end themselves
     waiters: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MOST_WAITING))
 
@@ -74,11 +81,28 @@ def refuse_unknown_query(request: Request) -> None:
             )
 
 
-def existing_job(job_id: Annotated[str, Path(description="id of a job")], use: Use) -> JobRecord:
-    """The record of the job in the path. Raises JobNotFoundError."""
+def caller(request: Request) -> Caller:
+    """Who makes the request, as the middleware found."""
+    found = request.scope["state"]["caller"]
+    assert isinstance(found, Caller)
+    return found
+
+
+Who = Annotated[Caller, Depends(caller)]
+
+
+def existing_job(job_id: Annotated[str, Path(description="id of a job")], use: Use, who: Who) -> JobRecord:
+    """The record of the job in the path. Raises JobNotFoundError, also for a job of somebody else."""
     if not JOB_ID.fullmatch(job_id):
-        raise JobNotFoundError("There is no such job.", hint="GET /v1/jobs lists them.")
-    return use.store.get(job_id)
+        raise _no_such_job(job_id)
+    record = use.store.get(job_id)
+    if not who.may_see(record):
+        raise _no_such_job(job_id)
+    return record
+
+
+def _no_such_job(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"There is no job {job_id[:64]!r}.", hint="GET /v1/jobs lists the jobs.")
 
 
 Job = Annotated[JobRecord, Depends(existing_job)]

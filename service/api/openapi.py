@@ -29,6 +29,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": body, "examples": JOB_EXAMPLES}},
         }
+        document["components"]["securitySchemes"] = {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "where keys are needed: `eqp_...`"}
+        }
+        document["security"] = [{}, {"apiKey": []}]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         app.openapi_schema = document
@@ -48,12 +52,13 @@ def reference_page(document: dict[str, Any]) -> str:
     )
     kinds = "".join(_fields(document, name) for name in ("RelaxParams", "MDParams", "RelaxJob", "StructureSchema"))
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>equipot API</title>
-<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/static/page.css"></head><body>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="/static/icon.svg">
+<link rel="stylesheet" href="/static/style.css"></head><body class="plain"><main>
 <h1>equipot API {escape(document["info"]["version"])}</h1>
 <p>{escape(document["info"].get("description", ""))}</p>
-<p>For machines: <a href="/openapi.json">openapi.json</a>. Back to the <a href="/">start page</a>.</p>
+<p>For machines: <a href="/openapi.json">openapi.json</a>. Back to the <a href="/">web page</a>.</p>
 <h2>Bodies of <code>POST /v1/jobs</code></h2>{examples}<h2>Addresses</h2>{"".join(sections)}
-<h2>Parameters</h2>{kinds}</body></html>"""
+<h2>Parameters</h2>{kinds}</main></body></html>"""
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:

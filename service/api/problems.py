@@ -36,6 +36,7 @@ STATUS: dict[str, int] = {
     "job-not-found": 404,
     "not-found": 404,
     "method-not-allowed": 405,
+    "range-not-satisfiable": 416,
     "conflict": 409,
     "not-resumable": 409,
     "damaged-data": 500,
@@ -43,6 +44,8 @@ STATUS: dict[str, int] = {
     "idempotency-key-reused": 422,
     "queue-full": 503,
     "unavailable": 503,
+    "rate-limited": 429,
+    "quota-exceeded": 429,
     "unauthorized": 401,
     "forbidden": 403,
     "internal": 500,
@@ -52,6 +55,7 @@ STATUS: dict[str, int] = {
 HTTP_TITLES = {
     "not-found": "There is nothing at this address",
     "method-not-allowed": "The address does not take this method",
+    "range-not-satisfiable": "The file does not have these bytes",
 }
 
 #: what each type means and what to do about it, shown at /problems/{code}
@@ -73,6 +77,8 @@ MEANING: dict[str, str] = {
     "job-not-found": "There is no job with this id, or it was deleted.",
     "not-found": "There is nothing at this address. `/docs` lists what there is.",
     "method-not-allowed": "The address exists but does not take this method; the `Allow` header says which it takes.",
+    "range-not-satisfiable": "The `Range` header asks for bytes beyond the end of the file; `Content-Range` says "
+    "how many there are.",
     "conflict": "The job is in a state that does not allow this. Look at its `state` and try what fits.",
     "not-resumable": "The job cannot go on: it has nothing left to do, or never reached a checkpoint.",
     "damaged-data": "A file of the job on the server is cut off or overwritten. What is whole can still be had: choose "
@@ -81,6 +87,9 @@ MEANING: dict[str, str] = {
     "idempotency-key-reused": "The Idempotency-Key was used before with a different body. Use a new key for a new job.",
     "queue-full": "The queue has reached its limit. Nothing was queued; try again after `Retry-After` seconds.",
     "unavailable": "The job store does not answer, or no worker is ready yet. Try again after `Retry-After` seconds.",
+    "rate-limited": "The API key has used up its requests of this minute. Wait for `Retry-After` seconds.",
+    "quota-exceeded": "The API key does not allow so many jobs at once, or so many steps. `/v1/limits` says "
+    "what it allows.",
     "unauthorized": "The request needs a valid API key in the `Authorization: Bearer` or `X-API-Key` header.",
     "forbidden": "The request is not allowed, for instance because a page of another site sent it.",
     "internal": "Something went wrong inside equipot. The operator finds the details in the log under `request_id`.",
@@ -117,6 +126,9 @@ def problem_response(
     out = dict(headers or {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         out.setdefault("Retry-After", "5")
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        waiting = re.search(r"Wait (\d+) s", problem.get("hint", ""))
+        out.setdefault("Retry-After", waiting[1] if waiting else "30")
     if status == HTTPStatus.UNAUTHORIZED:
         out.setdefault("WWW-Authenticate", "Bearer")
     return JSONResponse(body, status, headers=out, media_type=MEDIA_TYPE)

@@ -73,7 +73,12 @@ class Estimate(Schema):
     params: dict[str, Any]
     n_systems: int
     n_atoms: int
-    n_edges: int
+    n_edges: int = Field(description="neighbours within the cutoff, summed over the atoms")
+    seconds: float | None = Field(description="of running, likely; null while no worker has measured anything")
+    seconds_at_most: float | None = Field(description="if every system takes all the steps it may")
+    seconds_per_step: float | None
+    memory_bytes: int | None = Field(description="at the peak, for the largest system; null if it was not measured")
+    measured_on: str = Field(description="this potential, another potential, or nothing yet")
     queue_position: int
     warnings: list[JobWarning]
 
@@ -117,6 +122,39 @@ class ThermoTable(Schema):
     items: list[dict[str, Any]]
 
 
+class Artifact(Schema):
+    """A file of a job. `role` is input, output, state, manifest or export."""
+
+    name: str
+    role: str
+    size_bytes: int | None = Field(description="null for an export that has not been made yet")
+    sha256: str | None = Field(description="null while the job runs, and for an export that has not been made yet")
+    url: str
+    signed_url: str = Field(description="works without an API key until signed_url_expires_at")
+    signed_url_expires_at: str
+
+
+class ArtifactList(Schema):
+    items: list[Artifact]
+    next_page_token: str
+
+
+class Manifest(Schema):
+    """Where the numbers of a job come from."""
+
+    job_id: str
+    kind: str
+    state: str
+    model: dict[str, Any]
+    params: dict[str, Any]
+    dtype: str
+    device: str
+    versions: dict[str, str]
+    input_sha256: str | None
+    shards: list[dict[str, Any]]
+    files: list[dict[str, Any]]
+
+
 class UploadedStructure(Schema):
     """A file that was read. `structure_ids` has every structure in it, `structure` shows the first."""
 
@@ -131,6 +169,11 @@ class UploadedStructure(Schema):
 class StoredStructure(Schema):
     structure_id: str
     structure: StructureSchema
+
+
+class StructureList(Schema):
+    items: list[StructureSchema]
+    next_page_token: str
 
 
 class ModelSummary(Schema):

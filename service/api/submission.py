@@ -21,7 +21,6 @@ from equipot.errors import (
     PayloadTooLargeError,
     SystemTooLargeError,
 )
-from equipot.pairs import count_neighbours
 from equipot.params import (
     JOB_OF_KIND,
     JOB_REQUEST,
@@ -38,7 +37,10 @@ from equipot.service.settings import Settings
 from equipot.structure import Structure, check_against_model, structure_from_json
 
 AnyJob = SinglepointJob | RelaxJob | MDJob
-FIELDS = ("tags", "name", "priority", "dtype", "device", "max_wall_time_s", "level_of_theory")
+FIELDS = (
+    *("tags", "name", "priority", "dtype", "device", "level_of_theory", "reproducible", "compile"),
+    *("max_wall_time_s", "webhook_url", "use_cache"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,6 @@ class Submission:
     def fields(self) -> dict[str, Any]:
         """What the job says beside kind, model, structures and parameters."""
         return {name: getattr(self.job, name) for name in FIELDS}
-
-    def estimate(self) -> dict[str, Any]:
-        """What the job would cost: atoms and edges of all its systems."""
-        return {
-            "n_systems": len(self.structures),
-            "n_atoms": sum(s.n_atoms for s in self.structures),
-            "n_edges": sum(
-                count_neighbours(s.positions_ang, s.cell_ang, s.pbc, self.card.cutoff_ang) for s in self.structures
-            ),
-        }
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

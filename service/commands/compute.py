@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,24 +10,46 @@ import typer
 
 from equipot.errors import InvalidParameterError
 from equipot.params import PARAMS_OF_KIND, Device, Dtype, JobKind
+from equipot.service.commands.completion import model_names
 from equipot.service.commands.options import params_of, with_params
+from equipot.service.commands.server import ApiKey, ServerIfAny
+from equipot.service.commands.status import EXIT_STATUS
 
 HELP: dict[JobKind, str] = {
     "singlepoint": "Energy, forces and stress of structures where they stand.",
     "relax": "Relax structures: move their atoms until the forces are small.",
     "md": "Run molecular dynamics.",
 }
-EXAMPLES: dict[JobKind, str] = {
-    "singlepoint": "equipot singlepoint water.xyz",
-    "relax": "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 -o ethanol-relaxed",
-    "md": "equipot md silicon.cif --model elements --temperature-k 600 --duration-ps 5 --seed 1",
+EXAMPLES: dict[JobKind, Sequence[str]] = {
+    "singlepoint": ("equipot singlepoint water.xyz", "equipot singlepoint crystals/*.cif -m elements --json"),
+    "relax": (
+        "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 -o ethanol-relaxed",
+        "equipot relax silicon.cif -m elements --optimizer lbfgs --cell-filter frechet --pressure-gpa 5",
+        "equipot relax conformers.sdf --skip-invalid -o relaxed.extxyz --server http://gpu-box:8000",
+        "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 --print-request > relax.yaml",
+    ),
+    "md": (
+        "equipot md silicon.cif --model elements --temperature-k 600 --duration-ps 5 --seed 1",
+        'equipot md water.xyz --n-steps 20000 --thermostat "{type: bussi, tau_fs: 100}" -o water.traj',
+        "equipot md --params run.yaml --server http://gpu-box:8000 --detach",
+    ),
 }
-EXIT_STATUS = "Exit status: 0 all well, 1 something failed, 2 wrong input, 3 not converged, 130 interrupted."
 
 Files = Annotated[
-    list[Path], typer.Argument(help="Structure files: extxyz, xyz, POSCAR, cif, pdb, sdf, mol.", dir_okay=False)
+    list[Path] | None,
+    typer.Argument(
+        help="Structure files: extxyz, xyz, POSCAR, cif, pdb, sdf, mol.", dir_okay=False, show_default=False
+    ),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="A model name (see `equipot models`) or a card's path.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model name (see `equipot models`) or a card's path. (default organic)",
+        autocompletion=model_names,
+    ),
+]
 OutputPath = Annotated[
     Path | None,
     typer.Option(
@@ -37,10 +60,25 @@ OutputPath = Annotated[
     ),
 ]
 ParamsFile = Annotated[
-    Path | None, typer.Option("--params", help="A YAML file of parameters; options go over it.", exists=True)
+    Path | None,
+    typer.Option(
+        "--params",
+        help="A YAML or JSON file: the body of POST /v1/jobs, or its params alone; options go over it.",
+        exists=True,
+        dir_okay=False,
+    ),
 ]
-DeviceChoice = Annotated[Device, typer.Option(help="What to compute on; auto takes a GPU if there is one.")]
-DtypeChoice = Annotated[Dtype, typer.Option(help="Precision.")]
+PrintRequest = Annotated[
+    bool,
+    typer.Option("--print-request", help="Print that body, compute nothing: for --params, for curl, for the record."),
+]
+DeviceChoice = Annotated[
+    Device | None, typer.Option(help="What to compute on; auto takes a GPU if there is one. (default auto)")
+]
+DtypeChoice = Annotated[Dtype | None, typer.Option(help="Precision. (default float64)")]
+LevelOfTheory = Annotated[
+    str | None, typer.Option(help="One that the model was trained on (default its first; see `equipot models NAME`).")
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the potential for this machine, a minute the first time: much faster."),
@@ -52,8 +90,7 @@ SkipInvalid = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
-Server = Annotated[str | None, typer.Option(help="Run there: the URL of a service.", envvar="EQUIPOT_SERVER")]
-Detach = Annotated[bool, typer.Option("--detach", help="With --server: submit and return.")]
+Detach = Annotated[bool, typer.Option("--detach", help="With --server: submit, print the job's id and return.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,56 +103,96 @@ def add_to(app: typer.Typer) -> None:
 def _add(app: typer.Typer, kind: JobKind) -> None:
     @with_params(PARAMS_OF_KIND[kind])
     def command(
-        files: Files,
-        model: Model = "organic",
+        files: Files = None,
+        model: Model = None,
         output: OutputPath = None,
         params_file: ParamsFile = None,
-        device: DeviceChoice = "auto",
-        dtype: DtypeChoice = "float64",
+        print_request: PrintRequest = False,
+        device: DeviceChoice = None,
+        dtype: DtypeChoice = None,
+        level_of_theory: LevelOfTheory = None,
         compile: Compile = False,
         format: Format = None,
         index: Index = None,
         skip_invalid: SkipInvalid = False,
         overwrite: Overwrite = False,
         as_json: AsJson = False,
-        server: Server = None,
+        server: ServerIfAny = None,
+        api_key: ApiKey = None,
         detach: Detach = False,
         **params: Any,
     ) -> None:
         from equipot.service.commands.display import show_warnings
         from equipot.service.commands.inputs import read_inputs
         from equipot.service.commands.output import Output
+        from equipot.service.commands.request import read_request, request_text, structures_in
 
         if compile and server is not None:
             raise InvalidParameterError("--compile is for runs here.", hint="The server decides how it computes.")
-        checked = params_of(kind, params, params_file)
-        names, structures, warnings = read_inputs(files, format, index_of(index), skip_invalid)
+        request = read_request(params_file, kind)
+        checked = params_of(kind, params, request["params"])
+        fields = _fields(
+            request, {"model": model, "device": device, "dtype": dtype, "level_of_theory": level_of_theory}
+        )
+        if files:
+            names, structures, warnings = read_inputs(files, format, index_of(index), skip_invalid)
+        else:
+            (names, structures), warnings = structures_in(request, params_file), []
+        if not structures:
+            raise InvalidParameterError(
+                "No structure is given.",
+                hint=f"Name files, as in {EXAMPLES[kind][0]}, or put structures into --params.",
+            )
         show_warnings(warnings)
+        if print_request:
+            print(request_text(kind, fields, checked, structures, as_json))
+            return
         keeps = output is not None or (kind != "singlepoint" and server is None)
-        chosen = Output.choose(kind, files, output, overwrite, remote=server is not None) if keeps else None
+        inputs = files or [params_file or Path(kind)]
+        chosen = Output.choose(kind, inputs, output, overwrite, remote=server is not None) if keeps else None
         if server is not None:
-            from equipot.service.commands.remote import run_there
+            from equipot.service.commands.remote import Place, run_there
 
             given = checked.model_dump(mode="json", exclude_unset=True)
-            job = {"kind": kind, "model": model, "params": given, "device": device, "dtype": dtype}
-            status = run_there(server, job, names, structures, chosen, detach=detach, as_json=as_json)
+            job = {"kind": kind, "params": given, **fields}
+            status = run_there(Place(server, api_key), job, names, structures, chosen, detach=detach, as_json=as_json)
         else:
             from equipot.service.commands.local import Job, run_here
 
-            where = Job(kind, names, structures, checked, model, device, dtype, compile, skip_invalid)
+            here = {name: fields.get(name, default) for name, default in HERE.items()}
+            where = Job(kind, names, structures, checked, **here, compile=compile, skip_invalid=skip_invalid)
             status = run_here(where, chosen, as_json=as_json)
         raise typer.Exit(status)
 
-    app.command(kind, help=f"{HELP[kind]}\n\nExample: {EXAMPLES[kind]}", epilog=EXIT_STATUS)(command)
+    examples = "\n\n".join(f"Example: {example}" for example in EXAMPLES[kind])
+    app.command(kind, help=f"{HELP[kind]}\n\n{examples}", epilog=EXIT_STATUS)(command)
+
+
+HERE: dict[str, Any] = {
+    "model": "organic",
+    "device": "auto",
+    "dtype": "float64",
+    "level_of_theory": None,
+}  #: of a job's fields, those a run here has
+
+
+def _fields(request: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job says beside kind, parameters and structures: a file, options over it, and the model in any case."""
+    in_file = {name: value for name, value in request.items() if name not in ("kind", "params", "structures")}
+    return {"model": HERE["model"]} | in_file | {name: value for name, value in given.items() if value is not None}
 
 
 def resume(
     folder: Annotated[Path, typer.Argument(help="The output folder of the run.", exists=True, file_okay=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Go on with an interrupted run from its last checkpoint.
+    """Go on with an interrupted run from its last checkpoint, to the bits of one that was never interrupted.
+
+    The folder of a run on a server finds its job there again: it is watched, resumed if it was stopped, and fetched.
 
     Example: equipot resume ethanol-relax
+
+    Example: equipot resume water.traj.run
     """
     from equipot.service.commands.local import resume_here
 

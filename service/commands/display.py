@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +18,6 @@ from equipot.elements import formula
 from equipot.errors import EquipotError
 
 MAX_ROWS = 40
-LINE_EVERY_S = 5.0
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -49,69 +45,6 @@ def show_warnings(warnings: Sequence[str]) -> None:
 def show_json(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout, for other programs."""
     print(json.dumps(document, indent=2, allow_nan=False))
-
-
-class RunProgress:
-    """How far a run is: a bar on a terminal, a line every few seconds in a log file, nothing if quiet.
-
-    `update` takes what a run reports; the latest energy, force and temperature come with rows of the thermo table.
-    """
-
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
-        self._what = what
-        self._quiet = quiet
-        self._numbers = ""
-        self._last_line = 0.0
-        self._last_text = ""
-        self._bar: Progress | None = None
-        if err.is_terminal and not quiet:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(),
-                console=err,
-                transient=True,
-            )
-            self._task = self._bar.add_task(what, total=None, numbers="")
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def thermo(self, row: Mapping[str, Any]) -> None:
-        """Remember the latest numbers."""
-        parts = []
-        if (energy := row.get("energy_ev")) is not None:
-            parts.append(f"E {energy:.4f} eV")
-        if (fmax := row.get("fmax_ev_per_ang")) is not None:
-            parts.append(f"fmax {fmax:.4f} eV/Å")
-        if (temperature := row.get("temperature_k")) is not None:
-            parts.append(f"T {temperature:.0f} K")
-        self._numbers = "  ".join(parts)
-
-    def update(self, step: int, n_steps: int, n_done: int, n_systems: int) -> None:
-        """Show the smallest step of a system that has not ended, and how many have."""
-        several = f"{n_done}/{n_systems} systems  " if n_systems > 1 else ""
-        numbers = "" if n_systems > 1 else self._numbers
-        if self._bar is not None:
-            shown = f"{several}step {step}/{n_steps}  {numbers}"
-            self._bar.update(self._task, completed=step, total=max(n_steps, 1), numbers=shown)
-            return
-        text = f"{self._what}: {several}step {step}/{n_steps}  {numbers}".rstrip()
-        due = time.monotonic() - self._last_line >= LINE_EVERY_S or n_done == n_systems
-        if not self._quiet and due and text != self._last_text:
-            self._last_line, self._last_text = time.monotonic(), text
-            err.print(Text(text), soft_wrap=True)
 
 
 VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -187,11 +120,3 @@ def _explain(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None
             for warning in result.get("warnings", ())
         ]
     )
-
-
-def exit_status(results: Sequence[Mapping[str, Any]]) -> int:
-    """0 when all went well, 3 when something did not converge, 1 when something failed."""
-    outcomes = {result["outcome"] for result in results}
-    if outcomes & {"guard_stopped", "diverged", "rejected", "failed", "cancelled"}:
-        return 1
-    return 3 if "max_steps" in outcomes else 0

@@ -9,24 +9,27 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
 from equipot import __version__
 from equipot.cards import registry
 from equipot.errors import EquipotError
+from equipot.service.address import SERVER_VARIABLE
 from equipot.service.commands.display import out, show_json
-from equipot.service.commands.server import SERVER_VARIABLE
+from equipot.service.commands.server import ApiKey, ServerIfAny
 
 State = Literal["ok", "note", "broken"]
 MARKS: dict[State, tuple[str, str]] = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("broken", "red")}
 LEAST_FREE_GB = 2.0
-PACKAGES = ("numpy", "ase", "vesin", "rq", "redis", "fastapi")
+SHOWN = ("numpy", "ase", "vesin", "rq", "redis", "fastapi")  # of the packages, whose versions are worth a line
+NUMBERS_THAT_GPU_ADDS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,18 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     data_dir: Annotated[Path, typer.Option(help="The data directory of the service here.")] = Path("equipot-data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    server: ServerIfAny = None,
+    api_key: ApiKey = None,
 ) -> None:
-    """Look whether everything is there and works: Python, torch, GPU, models, Redis, disk, the service.
+    """Look whether everything is there and works: packages, GPU, compiler, models, Redis, disk, the service.
 
     Exit status: 0 if nothing is broken, else 1.
 
     Example: equipot doctor
+
+    Example: equipot doctor --server http://gpu-box:8000 --json
     """
-    findings = list(_examine(data_dir))
+    findings = list(_examine(data_dir, server, api_key))
     if as_json:
         show_json({"findings": [asdict(finding) for finding in findings]})
     else:
@@ -62,14 +69,17 @@ def doctor(
     raise typer.Exit(int(any(finding.state == "broken" for finding in findings)))
 
 
-def _examine(data_dir: Path) -> Iterator[Finding]:
+def _examine(data_dir: Path, server: str | None, api_key: str | None) -> Iterator[Finding]:
     examinations: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "torch": _torch,
+        "GPU": _gpu,
+        "compiler": _compiler,
         "models": _models,
+        "calculators": _calculators,
         "redis": _redis,
         "disk": lambda: _disk(data_dir),
-        "service": _service,
+        "service": lambda: _service(server, api_key),
     }
     for what, examination in examinations.items():
         try:
@@ -83,12 +93,21 @@ def _python() -> Iterator[Finding]:
     yield Finding("equipot", "ok", f"{__version__} in {Path(__file__).parents[2]}")
     yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
     found = []
-    for package in PACKAGES:
+    for text in requires("equipot") or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
         try:
-            found.append(f"{package} {version(package)}")
+            seen = version(requirement.name)
         except PackageNotFoundError:
-            yield Finding(package, "broken", "not installed", f"pip install {package}")
-    yield Finding("packages", "ok", ", ".join(found))
+            yield Finding(requirement.name, "broken", "not installed", f"pip install '{requirement}'")
+            continue
+        if seen.partition("+")[0] not in requirement.specifier and seen not in requirement.specifier:
+            remedy = f"pip install '{requirement}'"
+            yield Finding(requirement.name, "broken", f"{seen}, but equipot needs {requirement.specifier}", remedy)
+        found.append(f"{requirement.name} {seen}")
+    shown = [each for each in found if each.partition(" ")[0] in SHOWN]
+    yield Finding("packages", "ok", f"{len(found)} that equipot needs are there: {', '.join(shown)}, ...")
 
 
 def _torch() -> Iterator[Finding]:
@@ -97,14 +116,47 @@ def _torch() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     seen = f"{torch.__version__}, {torch.get_num_threads()} threads on {cores} cores"
     yield Finding("torch", "ok", f"{seen}, {torch.backends.cpu.get_cpu_capability()}")
+
+
+def _gpu() -> Iterator[Finding]:
+    """Each GPU adds a million ones: a driver that is too old fails here and nowhere earlier."""
+    import torch
+
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        yield Finding("GPU", "ok", ", ".join(names))
+        for number in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(number)
+            what, seen = (
+                f"GPU {number}",
+                f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
+            )
+            ones = torch.ones(NUMBERS_THAT_GPU_ADDS, dtype=torch.float64, device=f"cuda:{number}")
+            if float(ones.sum()) == NUMBERS_THAT_GPU_ADDS:
+                yield Finding(what, "ok", f"{seen}; computes")
+            else:
+                yield Finding(what, "broken", f"{seen}; adds up wrongly", "Try another driver, or look at the card.")
     elif shutil.which("nvidia-smi"):
         remedy = "This torch does not see the GPU: install a build for your CUDA version."
         yield Finding("GPU", "note", "there is a driver, but torch has no CUDA", remedy)
     else:
         yield Finding("GPU", "note", "none; everything is computed on the CPU", "Nothing to do unless there is one.")
+
+
+def _compiler() -> Iterator[Finding]:
+    """What `--compile` needs on a CPU, and where it keeps what it makes."""
+    found = next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
+    if found is None:
+        remedy = "Only for --compile: on Debian and Ubuntu `sudo apt install g++`."
+        yield Finding("compiler", "note", "no C++ compiler", remedy)
+    else:
+        yield Finding("compiler", "ok", f"{found}, for --compile")
+
+
+def _calculators() -> Iterator[Finding]:
+    """Other people's potentials that are announced here."""
+    from equipot.calculator.plugins import find_calculators
+
+    names = ", ".join(find_calculators())
+    yield Finding("calculators", "ok", names or "none beside our own")
 
 
 def _models() -> Iterator[Finding]:
@@ -127,11 +179,20 @@ def _redis() -> Iterator[Finding]:
 
     if url := os.environ.get("EQUIPOT_REDIS_URL"):
         with connect(url, patience_s=0) as client:
-            client.ping()
-        yield Finding("redis", "ok", "EQUIPOT_REDIS_URL answers")
+            yield Finding("redis", "ok", f"EQUIPOT_REDIS_URL answers, {_redis_version(client)}")
         return
-    with tempfile.TemporaryDirectory(prefix="equipot-doctor-") as folder, RedisServer(Path(folder)):
-        yield Finding("redis", "ok", f"starts and answers: {find_binary()}")
+    with (
+        tempfile.TemporaryDirectory(prefix="equipot-doctor-") as folder,
+        RedisServer(Path(folder)) as started,
+        connect(started.url, patience_s=0) as client,
+    ):
+        yield Finding("redis", "ok", f"starts and answers, {_redis_version(client)}: {find_binary()}")
+
+
+def _redis_version(client: Any) -> str:
+    about = client.info("server")
+    name = "valkey" if "valkey_version" in about else "redis"
+    return f"{name} {about.get(f'{name}_version', about.get('redis_version', 'of an unknown version'))}"
 
 
 def _disk(data_dir: Path) -> Iterator[Finding]:
@@ -147,20 +208,23 @@ def _disk(data_dir: Path) -> Iterator[Finding]:
         yield Finding("data directory", "ok", f"{free_gb:.0f} GB free in {place}")
 
 
-def _service() -> Iterator[Finding]:
-    from equipot.service.client import Client
+def _service(server: str | None, api_key: str | None) -> Iterator[Finding]:
+    from equipot.service.commands.server import connect
 
-    server = os.environ.get(SERVER_VARIABLE)
     if server is None:
-        remedy = f"Start one with `equipot serve`, or set {SERVER_VARIABLE}."
+        remedy = f"Start one with `equipot serve`, and name it with --server or {SERVER_VARIABLE}."
         yield Finding("service", "note", f"{SERVER_VARIABLE} names none", remedy)
         return
-    with Client(server, patience_s=0) as client:
+    with connect(server, api_key, patience_s=0) as client:
         client.request("GET", "/healthz")
+        theirs = client.request("GET", "/openapi.json").json()["info"]["version"]
         workers = client.request("GET", "/v1/workers").json()["items"]
+    if theirs != __version__:
+        remedy = "Install the same version here and there; what one of them does not know is refused."
+        yield Finding("service version", "note", f"{theirs} there, {__version__} here", remedy)
     if workers:
         devices = ", ".join(f"{worker['host']} ({worker['device']})" for worker in workers)
-        yield Finding("service", "ok", f"{server} answers; workers: {devices}")
+        yield Finding("service", "ok", f"{server} answers, version {theirs}; workers: {devices}")
     else:
         yield Finding("service", "broken", f"{server} answers but has no worker", "Start one: equipot worker.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from equipot.errors import error_from_problem
+from equipot.service.commands.completion import job_ids, model_names
 from equipot.service.commands.display import err, out, show_error, show_json, show_warnings
 from equipot.service.commands.output import Output
-from equipot.service.commands.server import DEFAULT_SERVER, SERVER_VARIABLE, connect
+from equipot.service.commands.server import DEFAULT_SERVER, ApiKey, Server, connect
+from equipot.service.commands.status import EXIT_STATUS, ExitStatus, of_outcomes
+from equipot.service.progress import duration
 from equipot.service.states import JobState
 
 if TYPE_CHECKING:
     from equipot.service.client import RemoteJob
+    from equipot.service.records import Event
 
 STATE_STYLES = {
     JobState.SUCCEEDED: "green",
@@ -29,13 +34,13 @@ STATE_STYLES = {
 
 jobs = typer.Typer(
     no_args_is_help=True,
-    help="Look after the jobs of a service.",
-    epilog="Example: equipot jobs ls --state running",
+    help="Look after the jobs of a service: on this machine, or where --server or EQUIPOT_SERVER says.",
+    epilog="Example: equipot jobs ls --state running\n\nExample: equipot jobs get 01JD... -o ethanol",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-JobId = Annotated[str, typer.Argument(help="The id of a job, as `equipot jobs ls` shows it.")]
-Server = Annotated[str, typer.Option(help="The URL of the service.", envvar=SERVER_VARIABLE)]
+JobId = Annotated[str, typer.Argument(help="The id of a job, as `equipot jobs ls` shows it.", autocompletion=job_ids)]
+JobIds = Annotated[list[str], typer.Argument(help="Ids of jobs.", autocompletion=job_ids)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -48,17 +53,18 @@ def add_to(app: typer.Typer) -> None:
 def ls(
     state: Annotated[JobState | None, typer.Option(help="Only those in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only singlepoint, relax or md.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only those on this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only those on this model.", autocompletion=model_names)] = None,
     tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first.
 
     Example: equipot jobs ls --state running --kind md
     """
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         wanted = client.jobs(state=None if state is None else state.value, kind=kind, model=model, tag=tag)
         records = [job.record for job in islice(wanted, limit)]
     if as_json:
@@ -82,12 +88,12 @@ def ls(
 
 
 @jobs.command("show")
-def show(job_id: JobId, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
+def show(job_id: JobId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Show all that is known of a job.
 
     Example: equipot jobs show 01JD...
     """
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         record = client.get(job_id).record
     document = record.model_dump(mode="json", exclude={"warnings", "error"} if not as_json else None)
     if as_json:
@@ -105,24 +111,26 @@ def show(job_id: JobId, server: Server = DEFAULT_SERVER, as_json: AsJson = False
         show_error(error_from_problem(record.error))
 
 
-@jobs.command("tail")
-def tail(job_id: JobId, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
-    """Follow what happens to a job until it ends, from its beginning.
+@jobs.command("tail", epilog=EXIT_STATUS)
+def tail(job_id: JobId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Follow what happens to a job until it ends, from its beginning; with --json one event to a line.
 
     Example: equipot jobs tail 01JD...
+
+    Example: equipot jobs tail 01JD... --json | jq 'select(.type == "thermo") | .data.energy_ev'
     """
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         job = client.get(job_id)
         for event in job.events():
             if as_json:
-                show_json({"id": event.id, "type": event.type, "data": event.data})
+                print(json.dumps({"id": event.id, "type": event.type, "data": event.data}), flush=True)
             else:
-                out.print(Text(f"{event.type:9} {_plain(event.data)}"), soft_wrap=True)
-        state = job.refresh().record.state
-    raise typer.Exit(0 if state is JobState.SUCCEEDED else 1)
+                out.print(Text(f"{_when(event)}  {event.type:9} {_plain(event.data)}"), soft_wrap=True)
+        record = job.refresh().record
+    raise typer.Exit(ExitStatus.FAILED if record.state is JobState.CANCELLED else of_outcomes(record.outcomes))
 
 
-@jobs.command("get")
+@jobs.command("get", epilog=EXIT_STATUS)
 def get(
     job_id: JobId,
     output: Annotated[
@@ -131,6 +139,7 @@ def get(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the results of a job: trajectory, final structures and result.json.
@@ -139,7 +148,7 @@ def get(
     """
     from equipot.service.commands.remote import report
 
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         job = client.get(job_id)
         chosen = Output.choose(job.record.kind, [Path(job.id)], output or Path(job.id), overwrite, remote=True)
         status = report(job, [], chosen, as_json=as_json)
@@ -147,47 +156,74 @@ def get(
 
 
 @jobs.command("cancel")
-def cancel(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
-    """Stop a job; what was computed is kept, and `resume` goes on with it.
+def cancel(job_ids: JobIds, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Stop jobs; what was computed is kept, and `resume` goes on with it.
 
     Example: equipot jobs cancel 01JD...
     """
-    with connect(server) as client:
-        _say(client.get(job_id).cancel())
+    with connect(server, api_key) as client:
+        _say([client.get(job_id).cancel() for job_id in job_ids], as_json)
 
 
 @jobs.command("resume")
-def resume(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
-    """Let a job that was cancelled or failed go on from its last checkpoint.
+def resume(job_ids: JobIds, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Let jobs that were cancelled or failed go on from their last checkpoint.
 
     Example: equipot jobs resume 01JD...
     """
-    with connect(server) as client:
-        _say(client.get(job_id).resume())
+    with connect(server, api_key) as client:
+        _say([client.get(job_id).resume() for job_id in job_ids], as_json)
+
+
+@jobs.command("extend")
+def extend(
+    job_id: JobId,
+    n_steps: Annotated[int | None, typer.Option(min=1, help="So many more steps.")] = None,
+    duration_ps: Annotated[float | None, typer.Option(min=0, help="So much more simulated time, ps.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a dynamics that has ended go on for longer, as if it had been asked for at once.
+
+    Example: equipot jobs extend 01JD... --duration-ps 10
+    """
+    with connect(server, api_key) as client:
+        _say([client.get(job_id).extend(n_steps=n_steps, duration_ps=duration_ps)], as_json)
 
 
 @jobs.command("rm")
-def rm(job_id: JobId, server: Server = DEFAULT_SERVER) -> None:
-    """Remove a job that has ended, with all its data.
+def rm(job_ids: JobIds, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Remove jobs that have ended, with all their data.
 
     Example: equipot jobs rm 01JD...
     """
-    with connect(server) as client:
-        client.get(job_id).delete()
-    err.print(f"{job_id} is removed")
+    with connect(server, api_key) as client:
+        for job_id in job_ids:
+            client.get(job_id).delete()
+            if not as_json:
+                err.print(f"{job_id} is removed")
+    if as_json:
+        show_json({"removed": job_ids})
 
 
-def _say(job: RemoteJob) -> None:
-    err.print(f"{job.id} is {job.record.state.value}")
+def _say(jobs: list[RemoteJob], as_json: bool) -> None:
+    if as_json:
+        show_json({"items": [job.record.model_dump(mode="json") for job in jobs]})
+        return
+    for job in jobs:
+        err.print(f"{job.id} is {job.record.state.value}")
+
+
+def _when(event: Event) -> str:
+    """The time of an event, which its id says."""
+    milliseconds = event.id.partition("-")[0]
+    return datetime.fromtimestamp(int(milliseconds) / 1000).strftime("%H:%M:%S") if milliseconds else " " * 8
 
 
 def _age(created_at: str) -> str:
     """How long ago, in one unit."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return duration((datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds())
 
 
 def _plain(value: Any) -> str:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from equipot.calculator.plugins import find_calculators, load_calculator
-from equipot.cards import find_model, read_card
-from equipot.errors import EquipotError, InputError, UnknownModelError
+from equipot.calculator.known import KnownModel, find_known
+from equipot.errors import EquipotError, InputError
 from equipot.params import AnyParams, JobKind
-from equipot.service.commands.display import RunProgress, err, exit_status, out, show_json, show_results
+from equipot.service.commands.display import err, out, show_json, show_results
 from equipot.service.commands.output import Output
+from equipot.service.commands.status import of_results
+from equipot.service.progress import RunProgress
+from equipot.service.run_files import JOB_NOTE
 from equipot.structure import Structure, check_against_model
 
 if TYPE_CHECKING:
     from equipot.simulation.providers import ForceProvider
-    from equipot.simulation.run import Progress, Run
+    from equipot.simulation.run import Run
 
 TURN_S = 0.2
-INTERRUPTED = 130
+STOPPING = "Stopping after this step, with a checkpoint; once more stops at once."
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Job:
     model: str
     device: str | None = None
     dtype: str | None = None
+    level_of_theory: str | None = None
     compile: bool = False
     skip_invalid: bool = False
 
@@ -46,13 +50,13 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
     """Compute, show and write; gives the exit status. Without an output nothing is left on disk."""
     from tempfile import TemporaryDirectory
 
-    forces = Forces.find(job.model)
+    known = find_known(job.model, job.level_of_theory)
     if not job.skip_invalid:
-        _refuse_unfit(job.names, job.structures, forces)
+        _refuse_unfit(job.names, job.structures, known)
 
     from equipot.simulation.run import Run
 
-    provider = forces.load(job.device, job.dtype, as_json, job.compile)
+    provider = _load(known, job.device, job.dtype, as_json, job.compile)
     with TemporaryDirectory(prefix="equipot-") as scratch:
         chosen = output or Output(Path(scratch) / "run")
         with RunProgress(job.kind, quiet=as_json or job.kind == "singlepoint") as progress:
@@ -66,14 +70,21 @@ def run_here(job: Job, output: Output | None, *, as_json: bool) -> int:
                     **_callbacks(progress),
                 )
                 chosen.begin(job.names)
-            ended = _to_the_end(run)
-        if not ended:
-            return _interrupted(run, output)
+            stopped_by = _to_the_end(run)
+        if stopped_by is not None:
+            return _interrupted(run, output, stopped_by)
         return _report(run, job.kind, chosen, kept=output is not None, as_json=as_json)
 
 
 def resume_here(folder: Path, *, as_json: bool) -> int:
-    """Go on with the run in a folder, on the model, device and dtype it was begun with."""
+    """Go on with the run in a folder, on the model, device and dtype it was begun with.
+
+    If the folder is that of a job of a service, go on with that.
+    """
+    if (folder / JOB_NOTE).exists():
+        from equipot.service.commands.remote import resume_there
+
+        return resume_there(folder, as_json=as_json)
     from equipot.simulation.trajectory import read_request
 
     read_request(folder)  # a folder without a run is said before anything is loaded
@@ -84,74 +95,49 @@ def resume_here(folder: Path, *, as_json: bool) -> int:
     request = RunRequest.read(folder)
     began = request.provider
     compiled = began["pins"].get("execution") == "native compiled"
-    provider = Forces.find(str(began["model"])).load(began["device"], began["dtype"], as_json, compiled)
+    known = find_known(str(began["model"]), began.get("level_of_theory"))
+    provider = _load(known, began["device"], began["dtype"], as_json, compiled)
     output = Output.of_run(folder)
     with RunProgress(request.kind, quiet=as_json) as progress:
         run = Run.resume(folder, provider, **_callbacks(progress))
-        ended = _to_the_end(run)
-    if not ended:
-        return _interrupted(run, output)
+        stopped_by = _to_the_end(run)
+    if stopped_by is not None:
+        return _interrupted(run, output, stopped_by)
     return _report(run, request.kind, output, kept=True, as_json=as_json)
 
 
-@dataclass(frozen=True)
-class Forces:
-    """Where the forces will come from, known before anything heavy is loaded."""
+def _load(
+    known: KnownModel, device: str | None, dtype: str | None, quiet: bool, compile: bool = False
+) -> ForceProvider:
+    """The provider itself."""
+    with err.status(f"loading {known.name}") if err.is_terminal and not quiet else nullcontext():
+        from equipot.simulation.api import provider_for
 
-    name: str
-    elements: tuple[str, ...]
-    is_plugin: bool = False
-
-    @classmethod
-    def find(cls, model: str) -> Forces:
-        """A model name, the path of a card, or the name of an announced calculator. Raises UnknownModelError."""
-        if model.endswith(".json"):
-            return cls(model, tuple(read_card(Path(model)).elements))
-        try:
-            return cls(model, tuple(find_model(model)[1].elements))
-        except UnknownModelError:
-            plugin = find_calculators().get(model)
-            if plugin is None:
-                raise
-            return cls(model, plugin.elements, is_plugin=True)
-
-    def load(self, device: str | None, dtype: str | None, quiet: bool, compile: bool = False) -> ForceProvider:
-        """The provider itself; device, dtype and compile are for our own potentials."""
-        if self.is_plugin:
-            from equipot.simulation.providers import AseProvider
-
-            return AseProvider(load_calculator(self.name), name=self.name)
-        with err.status(f"loading {self.name}") if err.is_terminal and not quiet else nullcontext():
-            from equipot.simulation.api import provider_for
-
-            return provider_for(self.name, device=device, dtype=dtype, compile=compile)
+        return provider_for(known.name, device=device, dtype=dtype, compile=compile, level_of_theory=known.chosen_level)
 
 
-def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], forces: Forces) -> None:
+def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | EquipotError], known: KnownModel) -> None:
     """Refuse the whole run, as the service does, if one structure cannot be computed."""
     for name, structure in zip(names, structures, strict=True):
         assert isinstance(structure, Structure)
         try:
-            check_against_model(structure, forces.elements, forces.name)
+            check_against_model(structure, known.elements, known.name, charges=known.charges)
         except InputError as error:
             hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error
 
 
 def _callbacks(progress: RunProgress) -> dict[str, Any]:
-    def on_progress(report: Progress) -> None:
-        progress.update(report.step, report.n_steps, report.n_done, report.n_systems)
-
-    return {"on_progress": on_progress, "on_thermo": progress.thermo}
+    return {"on_progress": progress.update, "on_thermo": progress.thermo}
 
 
-def _to_the_end(run: Run) -> bool:
-    """Advance until every system has ended; False if the user interrupted (a second Ctrl-C acts at once)."""
+def _to_the_end(run: Run) -> int | None:
+    """Advance until every system has ended, or a signal came: gives its number (a second Ctrl-C acts at once)."""
     with noted_signals() as noted:
         while run.advance(seconds=TURN_S):
             if noted:
-                return False
-    return True
+                return noted[0]
+    return None
 
 
 @contextmanager
@@ -167,6 +153,8 @@ def noted_signals() -> Iterator[list[int]]:
     def note(number: int, _frame: object) -> None:
         noted.append(number)
         restore()
+        with suppress(OSError):
+            os.write(2, f"\n{STOPPING}\n".encode())  # not through a console: a signal may come while that writes
 
     for number in before:
         signal.signal(number, note)
@@ -176,7 +164,7 @@ def noted_signals() -> Iterator[list[int]]:
         restore()
 
 
-def _interrupted(run: Run, output: Output | None) -> int:
+def _interrupted(run: Run, output: Output | None, stopped_by: int) -> int:
     with run:
         if output is not None:
             run.checkpoint()
@@ -187,7 +175,7 @@ def _interrupted(run: Run, output: Output | None) -> int:
     err.print(Text(message, style="yellow"), soft_wrap=True)
     if output is not None:
         err.print(Text(f"A checkpoint is written. Go on with: equipot resume {output.folder}"), soft_wrap=True)
-    return INTERRUPTED
+    return 128 + stopped_by
 
 
 def _report(run: Run, kind: JobKind, output: Output, *, kept: bool, as_json: bool) -> int:
@@ -202,7 +190,7 @@ def _report(run: Run, kind: JobKind, output: Output, *, kept: bool, as_json: boo
         show_results(kind, results, names)
         for path in paths:
             out.print(Text(f"  {path}", style="dim"), soft_wrap=True)
-    return exit_status(results)
+    return of_results(results)
 
 
 def _document(kind: str, run: Run, results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from equipot.calculator.plugins import find_calculators
+from equipot.calculator.plugins import CalculatorPlugin, find_calculators
 from equipot.cards import PotentialCard, find_model, registry
+from equipot.elements import NUMBERS, SYMBOLS
+from equipot.service.commands.completion import model_names
 from equipot.service.commands.display import err, out, show_json
+from equipot.service.commands.server import ApiKey, ServerIfAny, connect
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,14 +23,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A model to show in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model to show in full.", autocompletion=model_names)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    server: ServerIfAny = None,
+    api_key: ApiKey = None,
 ) -> None:
-    """List the models, or show one: elements, level of theory, errors on test sets, limits.
+    """List the models, here or of a service, or show one: elements, level of theory, errors on test sets, limits.
 
-    Example: equipot models organic
+    Example: equipot models
+
+    Example: equipot models organic --server http://gpu-box:8000
     """
+    if server is not None:
+        _models_there(name, server, api_key, as_json)
+        return
     if name is not None:
+        plugin = find_calculators().get(name)
+        if plugin is not None:
+            _show_plugin(plugin, as_json)
+            return
         _, card = find_model(name)
         if as_json:
             show_json(card.model_dump(mode="json"))
@@ -34,9 +49,9 @@ def models(
             _show(card)
         return
     cards = [card for _, card in registry().values()]
-    plugins = list(find_calculators().values())
+    plugins = sorted(find_calculators().values(), key=lambda plugin: not plugin.is_installed)
     if as_json:
-        calculators = [plugin.model_dump(mode="json") for plugin in plugins]
+        calculators = [{**plugin.model_dump(mode="json"), "is_installed": plugin.is_installed} for plugin in plugins]
         show_json({"models": [card.summary() for card in cards], "calculators": calculators})
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -46,10 +61,62 @@ def models(
         names = Text(card.name) + Text("".join(f"\n{alias}" for alias in card.aliases), style="dim")
         table.add_row(names, " ".join(card.elements), card.level_of_theory, card.description)
     for plugin in plugins:
-        table.add_row(Text(plugin.name), " ".join(plugin.elements), plugin.level_of_theory, "ASE calculator, here only")
+        about = "ASE calculator, here only" if plugin.is_installed else f"not installed: {plugin.how_to_install}"
+        table.add_row(Text(plugin.name), _elements(plugin.elements), plugin.level_of_theory, Text(about))
     out.print(table)
     if not cards:
         err.print("No potential is installed. Set EQUIPOT_MODEL_PATH to a folder of cards.")
+
+
+def _models_there(name: str | None, server: str, api_key: str | None, as_json: bool) -> None:
+    with connect(server, api_key) as client:
+        if name is not None:
+            document = client.request("GET", f"/v1/models/{quote(name, safe='')}").json()
+            if as_json:
+                show_json(document)
+            else:
+                known = PotentialCard.model_fields
+                _show(PotentialCard.model_validate({key: document[key] for key in known if key in document}))
+            return
+        found = client.models()
+    if as_json:
+        show_json({"models": found})
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("model", "elements", "level of theory"):
+        table.add_column(heading, overflow="fold")
+    for card in found:
+        names = Text(card["name"]) + Text("".join(f"\n{alias}" for alias in card["aliases"]), style="dim")
+        table.add_row(names, " ".join(card["elements"]), card["level_of_theory"])
+    out.print(table)
+
+
+def _elements(symbols: tuple[str, ...]) -> str:
+    """All of them, or for most of the periodic table what is missing."""
+    if len(symbols) < 60:
+        return " ".join(symbols)
+    last = max(map(NUMBERS.__getitem__, symbols))
+    missing = " ".join(symbol for symbol, number in NUMBERS.items() if number <= last and symbol not in symbols)
+    return f"H to {SYMBOLS[last]}" + (f" but {missing}" if missing else "")
+
+
+def _show_plugin(plugin: CalculatorPlugin, as_json: bool) -> None:
+    if as_json:
+        show_json({**plugin.model_dump(mode="json"), "is_installed": plugin.is_installed})
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    dispersion = f"{plugin.name}+d3 adds D3(BJ) for {plugin.functional}" if plugin.functional else "none to add"
+    for key, value in (
+        ("elements", " ".join(plugin.elements)),
+        ("level of theory", plugin.level_of_theory),
+        ("dispersion", dispersion),
+        ("licence", plugin.licence or "not given"),
+        ("installed", "yes" if plugin.is_installed else f"no: {plugin.how_to_install}"),
+    ):
+        grid.add_row(key, Text(value))
+    out.print(Text(plugin.name, style="bold"), grid)
 
 
 def _show(card: PotentialCard) -> None:

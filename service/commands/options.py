@@ -42,9 +42,9 @@ def with_params(model: type[Params]) -> Callable[[Command], Command]:
     return decorate
 
 
-def params_of(kind: JobKind, given: Mapping[str, Any], file: Path | None) -> AnyParams:
-    """The parameters of a run: those in a YAML file, and options over them. Raises InvalidParameterError."""
-    merged = read_mapping(file) if file is not None else {}
+def params_of(kind: JobKind, given: Mapping[str, Any], in_file: Mapping[str, Any]) -> AnyParams:
+    """The parameters of a run: those of a file, and options over them. Raises InvalidParameterError."""
+    merged = dict(in_file)
     for name, value in given.items():
         if value is not None:
             merged[name] = _from_text(name, value)
@@ -72,17 +72,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _option(name: str, field: FieldInfo) -> Any:
     plain = _plain_type(field.annotation)
     dashed = name.replace("_", "-")
-    flags = [f"--{dashed}/--no-{dashed}"] if plain is bool else [f"--{dashed}"]
+    flags = [f"--{dashed}/--no-{dashed}" if plain is bool and field.default else f"--{dashed}"]
     description = field.description or _summary(field.annotation)
+    if get_origin(plain) is Literal:
+        description = f"{description} ({', '.join(get_args(plain))})"
     default = "" if field.default is None or isinstance(field.default, BaseModel) else str(field.default)
     option = typer.Option(
         *flags,
         help=f"{description} (default {default})" if default else description,
         show_default=False,
-        metavar=None if plain is not None else "YAML",
+        metavar=_metavar(plain),
         rich_help_panel=PANEL,
     )
     return Annotated[(plain or str) | None, option]
+
+
+def _metavar(plain: Any) -> str | None:
+    """What stands for the value: short, so that names and descriptions have room on 80 columns."""
+    if plain is bool:
+        return None
+    return {int: "INT", float: "NUMBER", str: "TEXT", None: "YAML"}.get(plain, "WORD")
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipot.errors import InvalidParameterError
+from equipot.service.run_files import FILE_FORMATS, FINAL, JOB_NOTE, NOTE, RESULT, SUMMARY, TRAJECTORY, write_json
 
 if TYPE_CHECKING:
     from equipot.simulation.trajectory import Frame
-
-TRAJECTORY = "trajectory.traj"
-FINAL = "final.extxyz"
-RESULT = "result.json"
-NOTE = "command.json"  # what `resume` must know beside the run itself
-FILE_FORMATS = {".extxyz": "extxyz", ".xyz": "extxyz", ".traj": "traj", ".npz": "npz", ".jsonl": "jsonl"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,11 @@ class Output:
             file = None
         return cls(folder, None if file is None else folder.parent / file)
 
+    def note_file(self) -> None:
+        """Note where the results belong in the end, for `resume` of a run elsewhere."""
+        if self.file is not None:
+            self.begin([])
+
     def begin(self, names: Sequence[str]) -> None:
         """Note what `resume` must know."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +98,7 @@ class Output:
 
     def finish(self, kind: str, document: Mapping[str, Any]) -> list[Path]:
         """Write what users open: trajectory, final structures and results; gives the paths of those that matter."""
+        from equipot.simulation.analysis.summary import draw_summary
         from equipot.simulation.exports import export
         from equipot.simulation.trajectory import read_frames
 
@@ -110,9 +111,10 @@ class Output:
             return [self.file]
         if kind != "singlepoint":
             _write_trajectory(self.folder)
+            draw_summary(self.folder, self.folder / SUMMARY)
         export(_last_frames(self.folder), "extxyz", self.folder / FINAL)
         write_json(self.folder / RESULT, document)
-        return [self.folder / name for name in (TRAJECTORY, FINAL, RESULT) if (self.folder / name).exists()]
+        return [self.folder / name for name in (TRAJECTORY, FINAL, RESULT, SUMMARY) if (self.folder / name).exists()]
 
     def _make_room(self, overwrite: bool) -> None:
         from equipot.simulation.trajectory import REQUEST
@@ -120,7 +122,7 @@ class Output:
         taken = [path for path in (self.file, self.folder) if path is not None and _holds_something(path)]
         if not taken:
             return
-        holds_run = (self.folder / REQUEST).exists()
+        holds_run = (self.folder / REQUEST).exists() or (self.folder / JOB_NOTE).exists()
         if not overwrite:
             resume = f"Go on with it: equipot resume {self.folder}. Or choose" if holds_run else "Choose"
             raise InvalidParameterError(
@@ -132,13 +134,6 @@ class Output:
                     f"{self.folder} holds something that is not a run: it is not removed.", hint="Choose another -o."
                 )
             shutil.rmtree(self.folder)
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document so that nobody sees half of it."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _holds_something(path: Path) -> bool:

@@ -90,6 +90,9 @@ def settings_with(**given: Any) -> Settings:
 
 def run_api(settings: Settings) -> int:
     """Run the API until it is stopped; without a Redis URL it joins the service that runs on its data directory."""
+    from equipot.service.access import refuse_open_door
+
+    refuse_open_door(settings)
     os.environ.update(_joined(settings).as_environment())
     from equipot.service.api.__main__ import main
 

@@ -6,6 +6,7 @@ thermostats, which acts on atoms and cell alike.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from math import exp
 from typing import ClassVar
@@ -141,16 +142,6 @@ class MartynaTobiasKlein(VelocityVerlet):
         acceleration = self._acceleration * state.forces_ev_per_ang
         return replace(momenta, velocities=flow.kicked(momenta.velocities, acceleration, 0.5 * self._timestep_fs))
 
-    def _rubbed_cell(self, cell_rate: np.ndarray, step: int) -> np.ndarray:
-        """The cell's rate after a step of friction and noise, for thermostats that do not reach the cell."""
-        thermal = self._strain.thermal_rate(KB_EV_PER_K * self._target_k(step + 0.5), self._seed, step)
-        return np.asarray(self._cell_friction.kept * cell_rate + self._cell_friction.drawn * thermal)
-
-    def _with_heat(self, after: Momenta, before: Momenta) -> Momenta:
-        """Momenta that the bath has changed, with what that took from it."""
-        heat = 0.5 * (self._twice_kinetic_ev(after) - self._twice_kinetic_ev(before))
-        return replace(after, bath={"heat_ev": np.float64(before.bath["heat_ev"] + heat)})
-
     def _twice_kinetic_ev(self, momenta: Momenta) -> float:
         """Of atoms and cell together."""
         atoms = 2.0 * kinetic_energy_ev(self._bodies.masses_u, momenta.velocities)
@@ -205,11 +196,39 @@ class NoseHooverMTK(MartynaTobiasKlein):
         )
 
 
-class LangevinMTK(MartynaTobiasKlein):
-    """With friction and noise on every atom, and on the cell at 1/pdamp, in the middle of the step (BAOAB).
+class StochasticMTK(MartynaTobiasKlein, ABC):
+    """With a random thermostat in the middle of the step, and friction and noise on the cell at 1/pdamp.
 
-    Tensors: heat_ev, what the bath has put in.
+    In the middle (BAOAB), because there the places of a stiff vibration are exact at any step and its kinetic energy is
+    low by (ω dt)²/4; at the beginning of the step the places are wide by as much. The cell is that vibration: that of
+    a crystal swings so fast that it matters. Tensors: heat_ev, what the bath has put in.
     """
+
+    def _drifted(self, state: State, momenta: Momenta, flow: Flow) -> tuple[np.ndarray, np.ndarray, Momenta]:
+        assert state.cell_ang is not None
+        half = 0.5 * self._timestep_fs
+        positions = flow.drifted(state.positions_ang, momenta.velocities, half)
+        cell = flow.carried(state.cell_ang, half)
+        momenta = self._stirred(momenta, state.step)
+        flow = self._strain.flow(momenta.cell_rate)
+        return flow.drifted(positions, momenta.velocities, half), flow.carried(cell, half), momenta
+
+    def _stirred(self, before: Momenta, step: int) -> Momenta:
+        """The momenta after a step of the bath, with what that took from it."""
+        target_k = self._target_k(step + 0.5)
+        thermal = self._strain.thermal_rate(KB_EV_PER_K * target_k, self._seed, step)
+        cell_rate = np.asarray(self._cell_friction.kept * before.cell_rate + self._cell_friction.drawn * thermal)
+        after = Momenta(self._stirred_atoms(before.velocities, target_k, step), cell_rate, before.bath)
+        heat = 0.5 * (self._twice_kinetic_ev(after) - self._twice_kinetic_ev(before))
+        return replace(after, bath={"heat_ev": np.float64(before.bath["heat_ev"] + heat)})
+
+    @abstractmethod
+    def _stirred_atoms(self, velocities: np.ndarray, target_k: float, step: int) -> np.ndarray:
+        """The velocities after a step of the bath."""
+
+
+class LangevinMTK(StochasticMTK):
+    """With friction and noise on every atom."""
 
     name: ClassVar[str] = "mtk_langevin"
     format_version: ClassVar[int] = 1
@@ -220,30 +239,18 @@ class LangevinMTK(MartynaTobiasKlein):
         assert isinstance(params.thermostat, LangevinThermostat)
         self._friction = Friction(params.thermostat.friction_per_fs, self._timestep_fs)
 
-    def _drifted(self, state: State, momenta: Momenta, flow: Flow) -> tuple[np.ndarray, np.ndarray, Momenta]:
-        assert state.cell_ang is not None
-        half = 0.5 * self._timestep_fs
-        positions = flow.drifted(state.positions_ang, momenta.velocities, half)
-        cell = flow.carried(state.cell_ang, half)
-        momenta = self._rubbed(momenta, state.step)
-        flow = self._strain.flow(momenta.cell_rate)
-        return flow.drifted(positions, momenta.velocities, half), flow.carried(cell, half), momenta
-
-    def _rubbed(self, momenta: Momenta, step: int) -> Momenta:
-        """The momenta after a step of friction and noise."""
+    def _stirred_atoms(self, velocities: np.ndarray, target_k: float, step: int) -> np.ndarray:
         masses = self._bodies.masses_u
-        thermal = thermal_speeds_ang_per_fs(self._target_k(step + 0.5), masses)
+        thermal = thermal_speeds_ang_per_fs(target_k, masses)
         noise = normals(self._seed, Stream.LANGEVIN, step, len(masses))
-        velocities = self._friction.kept * momenta.velocities + self._friction.drawn * thermal * noise
-        return self._with_heat(Momenta(velocities, self._rubbed_cell(momenta.cell_rate, step), momenta.bath), momenta)
+        return np.asarray(self._friction.kept * velocities + self._friction.drawn * thermal * noise)
 
 
-class BussiMTK(MartynaTobiasKlein):
-    """With stochastic rescaling of the atoms' velocities, and friction and noise on the cell at 1/pdamp, at the
-    beginning of the step.
+class BussiMTK(StochasticMTK):
+    """With one random factor for the velocities of all atoms.
 
     Bussi, Zykova-Timan and Parrinello (J. Chem. Phys. 130, 074101, 2009) rescale atoms and cell by one factor; that
-    leaves the cell ringing for as long as the atoms do not damp it. Tensors: heat_ev, what the bath has put in.
+    leaves the cell ringing for as long as the atoms do not damp it.
     """
 
     name: ClassVar[str] = "mtk_bussi"
@@ -254,12 +261,10 @@ class BussiMTK(MartynaTobiasKlein):
         assert isinstance(params.thermostat, BussiThermostat)
         self._kept = exp(-self._timestep_fs / params.thermostat.tau_fs)
 
-    def _first(self, momenta: Momenta, step: int) -> Momenta:
-        kinetic = kinetic_energy_ev(self._bodies.masses_u, momenta.velocities)
-        kt, noise = KB_EV_PER_K * self._target_k(step + 0.5), squared_noise(self._seed, step, self._n_degrees)
-        scale = rescaling(2.0 * kinetic, kt, self._kept, noise)
-        after = Momenta(scale * momenta.velocities, self._rubbed_cell(momenta.cell_rate, step), momenta.bath)
-        return self._with_heat(after, momenta)
+    def _stirred_atoms(self, velocities: np.ndarray, target_k: float, step: int) -> np.ndarray:
+        twice_kinetic = 2.0 * kinetic_energy_ev(self._bodies.masses_u, velocities)
+        noise = squared_noise(self._seed, step, self._n_degrees)
+        return np.asarray(rescaling(twice_kinetic, KB_EV_PER_K * target_k, self._kept, noise) * velocities)
 
 
 def _volume_ang3(state: State) -> float:

@@ -24,10 +24,12 @@ _HOMES = {
     "relax": "equipot.simulation.api",
     "run_md": "equipot.simulation.api",
     "singlepoint": "equipot.simulation.api",
+    "AsyncClient": "equipot.service.client",
     "Client": "equipot.service.client",
     "RemoteCalculator": "equipot.service.remote_calculator",
 }
 __all__ = [
+    "AsyncClient",
     "Client",
     "EquipotCalculator",
     "RemoteCalculator",
@@ -41,7 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from equipot.calculator.ase import EquipotCalculator
     from equipot.models.loading import load_potential
-    from equipot.service.client import Client
+    from equipot.service.client import AsyncClient, Client
     from equipot.service.remote_calculator import RemoteCalculator
     from equipot.simulation.api import relax, run_md, singlepoint
 

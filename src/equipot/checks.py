@@ -43,12 +43,19 @@ def check_against_params(structure: Structure, params: AnyParams, pointer: str =
         )
 
 
+CHAIN_AND_SHAPE = (
+    "A Nosé-Hoover chain holds the energy of all six ways in which a flexible cell swings, but in a crystal it does "
+    "not share it among them: the temperature comes out right, volumes may fluctuate several times too widely. "
+    "Take langevin or bussi if anything is read from fluctuations."
+)
+
+
 def doubts(structure: Structure, params: AnyParams) -> list[str]:
     """What makes it doubtful that these parameters are meant for this structure, in sentences; it runs all the same."""
     if not moves_cell(params) or structure.cell_ang is None:
         return []
     inverse = np.linalg.inv(structure.cell_ang)
-    warnings = []
+    warnings = [CHAIN_AND_SHAPE] if _is_chain_on_shape(params) else []
     for axis, name in enumerate("abc"):
         normal = inverse[:, axis] / np.linalg.norm(inverse[:, axis])
         gap_ang = _largest_gap(structure.positions_ang @ inverse[:, axis]) / float(np.linalg.norm(inverse[:, axis]))
@@ -58,6 +65,13 @@ def doubts(structure: Structure, params: AnyParams) -> list[str]:
                 "or a molecule, the size of the cell along it means nothing: keep it fixed."
             )
     return warnings
+
+
+def _is_chain_on_shape(params: AnyParams) -> bool:
+    """Whether one Nosé-Hoover chain holds all six ways in which a cell may change."""
+    if not isinstance(params, MDParams) or params.barostat is None or params.thermostat is None:
+        return False
+    return params.thermostat.type == "nose_hoover" and not params.barostat.isotropic
 
 
 def _largest_gap(fractional: np.ndarray) -> float:

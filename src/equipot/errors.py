@@ -20,6 +20,8 @@
     │   ├── IdempotencyKeyReusedError idempotency-key-reused
     │   ├── QueueFullError           queue-full
     │   ├── UnavailableError         unavailable
+    │   ├── RateLimitedError         rate-limited
+    │   ├── QuotaExceededError       quota-exceeded
     │   ├── UnauthorizedError        unauthorized
     │   └── ForbiddenError           forbidden
     └── RunError                     (never raised itself)
@@ -174,6 +176,16 @@ class QueueFullError(JobError):
 class UnavailableError(JobError):
     code = "unavailable"
     title = "The service cannot do this right now"
+
+
+class RateLimitedError(JobError):
+    code = "rate-limited"
+    title = "Too many requests"
+
+
+class QuotaExceededError(JobError):
+    code = "quota-exceeded"
+    title = "The API key does not allow so much"
 
 
 class UnauthorizedError(JobError):

@@ -322,9 +322,14 @@ class MDParams(Params):
                 "seed": seed,
                 "thermostat": thermostat,
                 "barostat": barostat,
-                "save_every": self.save_every or _save_every(MD_SAVE_EVERY, n_steps, len(numbers)),
             }
-        )
+        ).with_save_every(len(numbers))
+
+    def with_save_every(self, n_systems: int) -> Self:
+        """The same with `save_every` filled in; `n_steps` must be known."""
+        assert self.n_steps is not None
+        save_every = self.save_every or _save_every(MD_SAVE_EVERY, self.n_steps, n_systems)
+        return self.model_copy(update={"save_every": save_every})
 
     def _refuse_ramp_beyond(self, end_ps: float) -> None:
         pressure = self.barostat.pressure_gpa if self.barostat else 0.0
@@ -335,6 +340,35 @@ class MDParams(Params):
                     pointer=f"{pointer}/{len(ramp) - 1}/time_ps",
                     hint="Run for longer, or end the ramp earlier.",
                 )
+
+
+class Extension(Params):
+    """How much longer a dynamics that has ended shall go on. Give exactly one of `n_steps` and `duration_ps`."""
+
+    n_steps: int | None = Field(None, gt=0, le=MOST_STEPS, description="further steps")
+    duration_ps: float | None = Field(None, gt=0, description="further simulated time, ps, instead of n_steps")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.n_steps is None) == (self.duration_ps is None):
+            raise _inconsistent(
+                "n_steps", "how much longer is not said, or said twice", "Give exactly one of n_steps and duration_ps."
+            )
+        return self
+
+    def steps(self, timestep_fs: float) -> int:
+        """The further steps. Raises InvalidParameterError if they are too many or none."""
+        if self.n_steps is not None:
+            return self.n_steps
+        assert self.duration_ps is not None
+        steps = _n_steps(self.duration_ps, timestep_fs)
+        if steps == 0:
+            raise InvalidParameterError(
+                f"{self.duration_ps:g} ps are less than one step of {timestep_fs:g} fs.",
+                pointer="/duration_ps",
+                hint="Give a longer time.",
+            )
+        return steps
 
 
 def _check_ramp(field: str, ramp: float | Sequence[TemperaturePoint] | Sequence[PressurePoint]) -> None:
@@ -389,9 +423,19 @@ class JobFields(Params):
     priority: int = Field(0, ge=-10, le=10, description="from -10 to 10; larger goes first")
     dtype: Dtype = Field("float64", description="the precision of the potential")
     device: Device = Field("auto", description="where to compute")
-    max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
     level_of_theory: str | None = Field(
-        None, max_length=100, description="one that the model was trained on, if absent its first; see /v1/models"
+        None, max_length=200, description="one that the model was trained on, if absent its first; see /v1/models"
+    )
+    reproducible: bool = Field(False, description="on a GPU, compute each system in a pass of its own, to the last bit")
+    compile: bool | None = Field(
+        None, description="compile the potential for the CPU, a minute the first time; as the worker is set if absent"
+    )
+    max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
+    webhook_url: str | None = Field(
+        None, max_length=2000, description="https address that is told, signed, when the job has ended"
+    )
+    use_cache: bool = Field(
+        False, description="give the results of an earlier job that computed exactly this, if there is one"
     )
 
 

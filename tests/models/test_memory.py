@@ -38,3 +38,23 @@ def test_the_peak_of_memory_per_atom_stays_where_it_is() -> None:
 
 def test_memory_can_be_kept_on_linux() -> None:
     assert keep_memory() == sys.platform.startswith("linux")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc tells what it keeps")
+def test_what_is_kept_is_known_and_can_be_given_back() -> None:
+    script = """
+import numpy as np
+from equipot.models.allocation import give_memory_back, keep_memory, kept_bytes
+assert keep_memory()
+before = kept_bytes()
+block = np.ones(2**25)
+del block
+kept = kept_bytes() - before
+give_memory_back()
+resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+print(kept, resident)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    kept, resident = map(int, done.stdout.split())
+    assert kept > 0.9 * 2**28
+    assert resident < 2**28

@@ -298,7 +298,9 @@ def test_the_domain_holds_what_was_trained_on_and_not_what_was_crushed(tiny: Pot
     def largest(structure: Structure) -> float:
         inputs = graph_tensors(graph_of(structure, CUTOFF_ANG), torch.float32, torch.device("cpu"))
         out = network(*inputs)
-        return float(domain.distances(out.descriptors.detach().double(), network.species_of_number[inputs[0]]).max())
+        return float(
+            domain.distances(out.descriptors.detach().double(), network.species_of_number[inputs[0]].numpy()).max()
+        )
 
     inside, crushed = ethanol(3), ethanol(3)
     assert largest(inside) <= 1.01

@@ -20,7 +20,7 @@ BREAKS = [
     ("src/equipot/structure.py", "import ase", "The leaves import nothing of ours"),
     ("service/store.py", "def _():\n    import equipot.models.loading", "never reach torch"),
     ("simulation/trajectory.py", "import equipot.simulation.providers", "never reach torch"),
-    ("service/client.py", "import torch", "never reach torch"),
+    ("service/client/calls.py", "import torch", "never reach torch"),
     ("models/loading.py", "def _():\n    from ase import Atoms", "The potential knows no ASE"),
 ]
 

@@ -15,21 +15,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 
 from equipot import EquipotCalculator, __version__
 from equipot.errors import InvalidParameterError
-from equipot.params import PARAMS_OF_KIND
+from equipot.params import JOB_REQUEST, PARAMS_OF_KIND
 from equipot.service.commands.compute import index_of
 from equipot.service.commands.options import params_of
 from equipot.service.commands.output import Output
+from equipot.service.commands.request import read_request
+from equipot.service.commands.status import EXIT_STATUS, ExitStatus
 from tests.service.conftest import Said
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
 COMMANDS = "singlepoint relax md resume export analyze models serve api worker train evaluate doctor".split()
-JOBS_COMMANDS = "ls show tail get cancel resume rm".split()
+JOBS_COMMANDS = "ls show tail get cancel resume extend rm".split()
 ALL_COMMANDS = [[], *([name] for name in COMMANDS), ["jobs"], *(["jobs", name] for name in JOBS_COMMANDS)]
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
 HELP_CPU_S = 1.5  # measured 0.6 on an idle core; torch alone takes more than 1.5
@@ -106,7 +109,9 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
 def test_options_go_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("n_steps: 5\ntemperature_k: 100\nthermostat: {type: langevin, friction_per_fs: 0.5}\n")
-    params: Any = params_of("md", {"temperature_k": 200.0, "duration_ps": 1.0, "seed": "[1, 2]"}, file)
+    params: Any = params_of(
+        "md", {"temperature_k": 200.0, "duration_ps": 1.0, "seed": "[1, 2]"}, read_request(file, "md")["params"]
+    )
     assert (params.temperature_k, params.duration_ps, params.n_steps, params.seed) == (200.0, 1.0, None, [1, 2])
     assert params.thermostat.friction_per_fs == 0.5
 
@@ -116,6 +121,83 @@ def test_options_go_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> 
 )
 def test_an_index_is_written_as_in_python(text: str | None, index: int | slice | None) -> None:
     assert index_of(text) == index
+
+
+def test_a_request_that_is_printed_is_the_body_a_service_takes_and_the_file_a_run_takes(
+    in_process: Callable[..., Said], tmp_path: Path, files: Path
+) -> None:
+    options = [
+        "-m",
+        "tiny",
+        "--max-steps",
+        "2",
+        "--guards",
+        "{max_force_ev_per_ang: {limit: 50}}",
+        "--dtype",
+        "float32",
+    ]
+    as_yaml = in_process("relax", files / "water.xyz", *options, "--print-request").stdout
+    as_json = in_process("relax", files / "water.xyz", *options, "--print-request", "--json").stdout
+    body = json.loads(as_json)
+    assert yaml.safe_load(as_yaml) == body
+    job = JOB_REQUEST.validate_python(body)
+    assert (job.model, job.dtype, job.params.max_steps) == ("tiny", "float32", 2)  # type: ignore[union-attr]
+    (tmp_path / "job.yaml").write_text(as_yaml + "\ntags: [kept]\n")
+    done = in_process("relax", "--params", "job.yaml", "--max-steps", "1", "--json", "-o", "a")
+    assert done.returncode == ExitStatus.NOT_CONVERGED
+    document = json.loads(done.stdout)
+    assert document["params"]["max_steps"] == document["systems"][0]["n_steps"] == 1
+    assert document["provider"]["dtype"] == "float32"
+    again = in_process("relax", "--params", "job.yaml", "--print-request", "--json")
+    assert json.loads(again.stdout) == {**body, "tags": ["kept"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: relax\nfmax_ev_per_ang: 0.1\n", ["unknown field 'fmax_ev_per_ang'", "stand under params"]),
+        ("kind: md\nparams: {n_steps: 5}\n", ["a job of kind md", "equipot md --params"]),
+        ("params: 5\n", ["params must hold names and values"]),
+        ("structures: [{structure_id: abc}]\n", ["only be read where it was uploaded"]),
+        ("structures: [{symbols: [H], positions: [[0, 0, nan]]}]\n", ["positions"]),
+        ("fmax: 1\n", ["unknown parameter 'fmax'", "fmax_ev_per_ang"]),
+    ],
+)
+def test_a_file_of_parameters_that_is_wrong_is_told_where(
+    in_process: Callable[..., Said], tmp_path: Path, text: str, says: list[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    done = in_process("relax", "--params", "job.yaml", "-m", "tiny")
+    assert done.returncode == ExitStatus.WRONG_INPUT
+    for part in says:
+        assert part in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_every_exit_status_is_documented(repository: Path) -> None:
+    page = (repository / "docs" / "cli.md").read_text()
+    for status in ExitStatus:
+        assert f"| {status.value} |" in page
+        assert str(status.value) in EXIT_STATUS
+
+
+def test_names_of_models_are_completed_in_a_shell(tmp_path: Path) -> None:
+    asked = {"_EQUIPOT_COMPLETE": "complete_bash", "COMP_WORDS": "equipot relax --model ti", "COMP_CWORD": "3"}
+    assert equipot(cwd=tmp_path, **asked).stdout.split() == ["tiny", "tiny-1"]
+
+
+def test_sigterm_checkpoints_too_and_has_a_status_of_its_own(tmp_path: Path, files: Path) -> None:
+    command = [EQUIPOT, "md", str(files / "water.xyz"), "-m", "tiny", "--n-steps", "1000000", "-o", "run.traj"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, **WIDE}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == ExitStatus.TERMINATED, said
+    assert "Stopping after this step" in said
+    assert "equipot resume run.traj.run" in said
+    assert (tmp_path / "run.traj.run" / "checkpoint.npz").exists()
 
 
 # -- computing
@@ -143,6 +225,7 @@ def test_a_relaxation_writes_what_it_says_and_says_when_it_has_not_converged(tmp
     assert all(str(folder.relative_to(tmp_path) / name) in done.stdout for name in ("trajectory.traj", "final.extxyz"))
     trajectory, (final,) = frames(folder / "trajectory.traj"), frames(folder / "final.extxyz")
     assert len(trajectory) == 4
+    assert (folder / "summary.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(final.positions, trajectory[-1].positions)
     recomputed = final.copy()
     recomputed.calc = EquipotCalculator("tiny")
@@ -235,7 +318,7 @@ MISTAKES: dict[str, tuple[Sequence[str], list[str]]] = {
     "unknown key": (["md", "water.xyz", "--n-steps", "1", "--thermostat", "{friction: 1}"], ["thermostat.friction"]),
     "no length": (["md", "water.xyz", "-m", "tiny"], ["exactly one of n_steps and duration_ps"]),
     "large time step": (["md", "water.xyz", "--n-steps", "1", "--timestep-fs", "50"], ["allow_large_timestep"]),
-    "no file at all": (["relax"], ["Missing argument"]),
+    "no file at all": (["relax"], ["No structure is given", "Name files"]),
     "unknown command": (["relux"], ["relux"]),
     "output format": (["relax", "water.xyz", "-m", "tiny", "-o", "out.cif"], ["cannot be written as .cif"]),
     "output nowhere": (

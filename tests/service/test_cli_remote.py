@@ -21,6 +21,7 @@ from ase.io import read
 
 from equipot import EquipotCalculator
 from equipot.service import cli
+from equipot.service.commands.completion import job_ids
 
 EQUIPOT = str(Path(sys.executable).with_name("equipot"))
 START_S = 120.0
@@ -112,7 +113,7 @@ def test_the_life_of_a_job_from_the_shell(run: Run, tmp_path: Path, data_dir: Pa
     job_id = out.strip()
     status, out, _ = run("jobs", "tail", job_id)
     assert status == 0
-    assert re.search(r"^end ", out, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d  end ", out, re.MULTILINE)
     _, out, _ = run("jobs", "ls", "--kind", "md")
     assert re.search(rf"^{job_id} .*succeeded", out, re.MULTILINE)
     _, out, _ = run("jobs", "show", job_id, "--json")
@@ -125,6 +126,40 @@ def test_the_life_of_a_job_from_the_shell(run: Run, tmp_path: Path, data_dir: Pa
     status, _, err = run("jobs", "show", job_id)
     assert status == 1
     assert "job-not-found" in err
+
+
+def test_a_folder_finds_its_job_there_again(run: Run, tmp_path: Path, data_dir: Path) -> None:
+    water = data_dir / "structures" / "water.xyz"
+    options = ["-m", "tiny", "--n-steps", "20", "--seed", "1", "--save-every", "10", "--detach"]
+    status, _, err = run("md", water, *options, "-o", "run")
+    assert status == 0, err
+    assert "equipot resume run" in err
+    assert run("md", water, *options, "-o", "run")[0] == 2  # the folder is taken
+    status, _, err = run("resume", "run")
+    assert status == 0, err
+    assert [atoms.info["step"] for atoms in frames(tmp_path / "run" / "trajectory.traj")] == [0, 10, 20]
+    (system,) = json.loads((tmp_path / "run" / "result.json").read_text())["systems"]
+    assert system["n_steps"] == 20
+    assert run("md", water, *options, "-o", "one.extxyz")[0] == 0
+    assert run("resume", "one.extxyz.run")[0] == 0
+    assert len(frames(tmp_path / "one.extxyz")) == 3
+    assert not (tmp_path / "one.extxyz.run").exists()
+
+
+def test_the_models_jobs_and_health_of_a_service_are_seen_from_here(
+    run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("singlepoint", data_dir / "structures" / "water.xyz", "-m", "tiny", "--detach")[0] == 0
+    assert "tiny-1" in run("models")[1]
+    assert "For tests only." in run("models", "tiny")[1]
+    _, out, _ = run("doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(out)["findings"]}
+    assert found["service"]["state"] == "ok"
+    assert "service version" not in found  # it is the same
+    newest = json.loads(run("jobs", "ls", "--json", "-n", "1")[1])["items"][0]["id"]
+    assert newest in dict(job_ids(newest[:4]))
+    monkeypatch.setenv("EQUIPOT_SERVER", "http://127.0.0.1:1")
+    assert job_ids("") == []
 
 
 def test_a_job_can_be_cancelled_and_resumed(run: Run, data_dir: Path) -> None:
@@ -144,7 +179,7 @@ def test_a_job_can_be_cancelled_and_resumed(run: Run, data_dir: Path) -> None:
         ("uranium_dioxide.cif", ["-m", "tiny"], 2, "does not know U"),
         ("water.xyz", ["-m", "tini"], 2, "no model 'tini'"),
         ("acetate_anion.extxyz", ["-m", "tiny"], 2, "charge of -1"),
-        ("water.xyz", ["--server", "http://127.0.0.1:1"], 1, "does not answer"),
+        ("water.xyz", ["--server", "http://127.0.0.1:1"], 4, "does not answer"),
     ],
 )
 def test_what_the_service_refuses_is_told_as_if_it_were_here(
@@ -167,7 +202,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_watch_it(
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
-    job_id = first_line.split()[-1]
+    job_id = first_line.split()[1]
     assert f"equipot jobs tail {job_id}" in said
     assert json.loads(run("jobs", "show", job_id, "--json")[1])["state"] in ("queued", "starting", "running")
     assert run("jobs", "cancel", job_id)[0] == 0

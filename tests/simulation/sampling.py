@@ -68,6 +68,43 @@ class IdealGas:
         return Evaluation(0.0, np.zeros_like(positions_ang), None, np.zeros(6))
 
 
+@dataclass(frozen=True)
+class Medium:
+    """No forces between atoms, but energy in the cell: B (V - V0)²/2 V0 in its volume, shear (Tr C/det(C)^(1/3) - 3) in
+    its shape, with C of the cell over that of a cube. So the volume has the distribution V^n exp(-(B (V - V0)²/2 V0 +
+    P V)/kT) whatever the shape does, and the cell swings as that of a stiff crystal, whose phonons cost time.
+    """
+
+    bulk_ev_per_ang3: float
+    shear_ev: float
+    volume_ang3: float = 1000.0
+
+    def __call__(self, positions_ang: np.ndarray, cell_ang: np.ndarray | None) -> Evaluation:
+        assert cell_ang is not None
+        volume, rest = abs(np.linalg.det(cell_ang)), self.volume_ang3
+        squares = cell_ang.T @ cell_ang / rest ** (2 / 3)
+        size = (volume / rest) ** (-2 / 3)
+        energy = self.volume_ev(volume) + self.shear_ev * (size * np.trace(squares) - 3.0)
+        virial = 2.0 * self.shear_ev * size * (squares - np.trace(squares) / 3.0 * np.eye(3))
+        stress = virial / volume + self.bulk_ev_per_ang3 * (volume / rest - 1.0) * np.eye(3)
+        return Evaluation(
+            float(energy), np.zeros_like(positions_ang), None, stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        )
+
+    def volume_ev(self, volume_ang3: Any) -> Any:
+        return 0.5 * self.bulk_ev_per_ang3 * (volume_ang3 - self.volume_ang3) ** 2 / self.volume_ang3
+
+    def volumes(self, power: int, kt_ev: float) -> tuple[float, float, Callable[[np.ndarray], np.ndarray]]:
+        """Mean and variance of the volume without pressure, and how probable smaller ones are."""
+        grid = np.linspace(0.3, 1.7, 40_001) * self.volume_ang3
+        logs = power * np.log(grid / self.volume_ang3) - self.volume_ev(grid) / kt_ev
+        density = np.exp(logs - logs.max())
+        density /= density.sum()
+        mean = float((density * grid).sum())
+        below = np.cumsum(density)
+        return mean, float((density * (grid - mean) ** 2).sum()), lambda volumes: np.interp(volumes, grid, below)
+
+
 @dataclass(frozen=True, eq=False)
 class Bonds:
     """A molecule: a spring along every pair of atoms, (n, n) stiffness in eV/Å² and length in Å."""
@@ -168,6 +205,15 @@ def variance_and_error(series: np.ndarray) -> tuple[float, float]:
     squares = autocorrelation(series)[1 : 2 * stride(series)] ** 2
     variance = float(series.var(ddof=1))
     return variance, variance * float(np.sqrt(2.0 * (1.0 + 2.0 * squares.sum()) / len(series)))
+
+
+def p_of_distribution(series: np.ndarray, mean: float, variance: float, below: Callable[..., Any]) -> float:
+    """That a series is from this distribution, nearly a normal one: its mean, its variance, and of samples apart its
+    shape; the smallest of the three counted three times."""
+    found, error = variance_and_error(series)
+    width = float(2.0 * stats.norm.sf(abs(found - variance) / error))
+    shape = float(stats.kstest(decorrelated(series), below).pvalue)
+    return min(1.0, 3.0 * min(p_of_mean(series, mean), width, shape))
 
 
 def decorrelated(series: np.ndarray) -> np.ndarray:

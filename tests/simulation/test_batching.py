@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from equipot.calculator.convert import from_atoms
 from equipot.models.loading import load_potential
+from equipot.models.shared_graph import SharedGraph
 from equipot.pairs import neighbour_vectors
 from equipot.params import MDParams, RelaxParams
 from equipot.simulation.engine import Engine, Moving
@@ -242,6 +243,37 @@ def test_a_pass_shared_with_others_changes_no_force_beyond_rounding() -> None:
         if one.stress_ev_per_ang3 is not None and other.stress_ev_per_ang3 is not None:
             assert np.abs(one.stress_ev_per_ang3 - other.stress_ev_per_ang3).max() < 1e-12
         assert one.domain_distance == pytest.approx(other.domain_distance, rel=1e-12)
+
+
+def test_a_shared_graph_stays_while_atoms_move_within_the_skin_and_its_forces_are_those_of_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Atoms come within the cutoff and leave it, one moves far, a cell changes, a system leaves: four graphs in all."""
+    made: list[int] = []
+    right = SharedGraph.__init__
+
+    def counted(self: SharedGraph, *given: Any) -> None:
+        made.append(len(given[0]))
+        right(self, *given)
+
+    monkeypatch.setattr(SharedGraph, "__init__", counted)
+    potential = load_potential("tiny", device="cpu")
+    together, alone = NativeProvider(potential, shared=True), NativeProvider(potential)
+    systems, rng = views(range(10)), np.random.default_rng(0)
+    for step in range(9):
+        if step == 3:
+            systems[0] = replace(systems[0], positions_ang=systems[0].positions_ang + np.array([0.4, 0.0, 0.0]))
+        if step == 5:
+            assert systems[1].cell_ang is not None
+            systems[1] = replace(systems[1], cell_ang=1.01 * systems[1].cell_ang)
+        if step == 7:
+            together.forget(systems.pop(4).key)
+        systems = [
+            replace(s, positions_ang=s.positions_ang + rng.normal(0.0, 0.01, s.positions_ang.shape)) for s in systems
+        ]
+        for one, other in zip(together.evaluate(systems), alone.evaluate(systems), strict=True):
+            assert np.abs(one.forces_ev_per_ang - other.forces_ev_per_ang).max() < NATIVE_TOLERANCE_EV_PER_ANG
+    assert made == [10, 10, 10, 9]
 
 
 def test_in_a_shared_pass_a_system_without_numbers_spoils_no_other() -> None:

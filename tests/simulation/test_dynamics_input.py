@@ -139,3 +139,16 @@ def test_a_cell_that_a_barostat_tears_apart_diverges_and_leaves_the_others_alone
             )
             assert {result.outcome for result in results} <= {"diverged", "failed"}
             assert all(result.reason is not None for result in results)
+
+
+@pytest.mark.parametrize(
+    ("thermostat", "isotropic", "warns"),
+    [("nose_hoover", False, True), ("nose_hoover", True, False), ("bussi", False, False)],
+)
+def test_a_chain_that_would_hold_a_flexible_cell_is_warned_of(thermostat: str, isotropic: bool, warns: bool) -> None:
+    """It samples no ensemble there (test_npt.py), which nobody would see in temperature and pressure."""
+    barostat = {"isotropic": isotropic}
+    (result,) = run_md(
+        [COPPER], EMT(), ensemble="npt", n_steps=1, thermostat={"type": thermostat}, barostat=barostat, seed=1
+    )
+    assert any("Nosé-Hoover" in sentence for sentence in result.warnings) == warns

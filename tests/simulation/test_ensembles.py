@@ -41,11 +41,6 @@ TIGHT: dict[str, dict[str, Any]] = {  # they forget within some 20 fs, so that f
     "nose_hoover": {"type": "nose_hoover", "tdamp_fs": 20.0},
     "bussi": {"type": "bussi", "tau_fs": 20.0},
 }
-USUAL: dict[str, dict[str, Any]] = {
-    "langevin": {"type": "langevin"},
-    "nose_hoover": {"type": "nose_hoover", "tdamp_fs": 100.0},
-    "bussi": {"type": "bussi"},
-}
 
 
 def cluster_forces(positions_ang: np.ndarray, cell_ang: np.ndarray | None) -> Any:
@@ -250,7 +245,7 @@ def test_a_molecule_has_its_kinetic_energy_at_a_step_and_at_half_of_it(
     structure, forces = methane()
     longest_fs = 0.1 / largest_frequency_per_fs(structure, forces)
     for timestep_fs in (longest_fs, 0.5 * longest_fs):
-        given = {"thermostat": USUAL[thermostat], "temperature_k": 300.0, "remove_rotation": True}
+        given = {"thermostat": TIGHT[thermostat], "temperature_k": 300.0, "remove_rotation": True}
         motion = motion_of(structure, md_params(structure, timestep_fs=timestep_fs, **given))
         n_steps = round(15_000 / timestep_fs)
         kinetic = rows(forces, motion, n_steps, every=round(50 / timestep_fs), skip=5000)["kinetic_ev"]

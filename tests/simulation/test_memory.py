@@ -20,6 +20,7 @@ from equipot.errors import OutOfMemoryError
 from equipot.models.graph import AtomGraph
 from equipot.models.loading import load_potential
 from equipot.models.potential import Potential, Prediction
+from equipot.models.shared_graph import PlacedGraph
 from equipot.params import MDParams
 from equipot.simulation.admission import Admission, HostMemory, Load, Peak, is_out_of_memory
 from equipot.simulation.engine import Engine, Moving
@@ -70,12 +71,13 @@ class Cramped(Potential):
         self._take(graph)
         return super().evaluate(graph)
 
-    def evaluate_many(self, graph: AtomGraph) -> list[Prediction]:
+    def evaluate_many(self, graph: AtomGraph | PlacedGraph) -> list[Prediction]:
         self._take(graph)
         return super().evaluate_many(graph)
 
-    def _take(self, graph: AtomGraph) -> None:
-        load = Load(graph.n_atoms, graph.neighbours.size)
+    def _take(self, graph: AtomGraph | PlacedGraph) -> None:
+        n_atoms, n_slots = graph.neighbours.shape
+        load = Load(n_atoms, n_atoms * n_slots)
         self.passes.append(load)
         if len(self.passes) > self.begins and load.n_slots > self.most_slots:
             self.n_failures += 1

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from equipot.params import MDParams
-from equipot.simulation.motions.mtk import MartynaTobiasKlein
+from equipot.simulation.motions.mtk import MartynaTobiasKlein, StochasticMTK
 from equipot.simulation.motions.strain import FlexibleStrain, IsotropicStrain
 from equipot.simulation.motions.velocities import kinetic_energy_ev
 from equipot.structure import Structure
@@ -19,11 +19,13 @@ from tests.simulation.sampling import (
     PLANTED_P,
     Argon,
     IdealGas,
+    Medium,
     argon_crystal,
     block_means,
     decorrelated,
     md_params,
     motion_of,
+    p_of_distribution,
     p_of_kinetic_energy,
     p_of_mean,
     p_of_slope,
@@ -95,6 +97,66 @@ def test_volumes_at_two_pressures_differ_by_the_boltzmann_factor(monkeypatch: py
     assert p_value() < PLANTED_P
 
 
+def swinging_cell(
+    thermostat: str, isotropic: bool, phase: float, n_steps: int = 8000, timestep_fs: float = 2.0
+) -> tuple[np.ndarray, Any, np.ndarray]:
+    """Volumes of eight atoms in a medium whose cell swings by so large a phase in 2 fs; their distribution as it should
+    be; and the cell's own kinetic energies in units of kT/2."""
+    structure = Structure(np.full(8, 18), np.zeros((8, 3)), 10.0 * np.eye(3), (True, True, True))
+    given = {"pdamp_fs": 20.0, "temperature_k": GAS_K, "timestep_fs": timestep_fs}
+    motion = motion_of(structure, npt_params(structure, thermostat, isotropic, 0.0, **given))
+    assert isinstance(motion, MartynaTobiasKlein)
+    kt, power = KB_EV_PER_K * GAS_K, 8 if thermostat == "langevin" else 7
+    mass = (3.0 * power + 3.0) * kt * 20.0**2  # of all three lengths
+    bulk = (0.5 * phase) ** 2 * mass / 9.0 / 1000.0
+    medium = Medium(bulk, shear_ev=1125.0 * bulk)  # which swings like the volume
+    volumes, cell_degrees = [], []
+    for state in states(medium, motion, n_steps):
+        if state.step >= 400 and state.step % 4 == 0:
+            assert state.cell_ang is not None
+            volumes.append(float(np.linalg.det(state.cell_ang)))
+            cell_degrees.append(2.0 * motion.cell_kinetic_ev(state) / kt)
+    return np.array(volumes), medium.volumes(power, kt), np.array(cell_degrees)
+
+
+def p_of_swinging_cell(thermostat: str, isotropic: bool, phase: float) -> float:
+    volumes, expected, _ = swinging_cell(thermostat, isotropic, phase)
+    return p_of_distribution(volumes, *expected)
+
+
+@pytest.mark.parametrize("isotropic", [True, False], ids=["isotropic", "flexible"])
+@pytest.mark.parametrize("thermostat", ["langevin", "bussi"])
+def test_a_cell_that_swings_fast_has_the_right_volumes_at_any_step(thermostat: str, isotropic: bool) -> None:
+    """A radian in a step. Its kinetic energy is low, by (ω dt)²/4, as that of any vibration under BAOAB."""
+    volumes, expected, cell_degrees = swinging_cell(thermostat, isotropic, 1.0)
+    assert p_of_distribution(volumes, *expected) > LEAST_P
+    n_degrees = 1.0 if isotropic else 6.0
+    assert 0.55 < cell_degrees.mean() / n_degrees < 0.9
+
+
+def test_the_kinetic_energy_of_a_cell_is_right_where_its_swing_is_slow() -> None:
+    for isotropic, n_degrees in ((True, 1.0), (False, 6.0)):
+        _, _, cell_degrees = swinging_cell("bussi", isotropic, 0.3)
+        assert p_of_mean(cell_degrees, n_degrees) > LEAST_P
+    assert p_of_mean(cell_degrees, 9.0) < PLANTED_P
+
+
+def test_a_thermostat_at_the_beginning_of_the_step_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the volume of a cell that swings a radian in a step is wide by a third."""
+    monkeypatch.setattr(StochasticMTK, "_first", StochasticMTK._stirred)
+    monkeypatch.setattr(StochasticMTK, "_drifted", MartynaTobiasKlein._drifted)
+    assert p_of_swinging_cell("bussi", False, 1.0) < PLANTED_P
+
+
+def test_a_chain_shares_no_energy_among_the_ways_a_flexible_cell_swings() -> None:
+    """A limit of Nosé-Hoover chains on harmonic motion, not of the step: the cell has all its kinetic energy and yet
+    wrong volumes, at a step and at a quarter of it; a run says so in a warning (test_dynamics_input.py)."""
+    for timestep_fs, n_steps in ((2.0, 6000), (0.5, 24_000)):
+        volumes, (_, variance, _), cell_degrees = swinging_cell("nose_hoover", False, 0.5, n_steps, timestep_fs)
+        assert volumes.var() > 1.5 * variance
+        assert cell_degrees.mean() == pytest.approx(6.0, rel=0.05)
+
+
 # dense and disordered
 WARM: dict[str, Any] = {"temperature_k": 100.0, "pressure_gpa": 0.4, "isotropic": True}
 # a crystal: it gives the cell its shape
@@ -160,12 +222,7 @@ def test_a_flexible_cell_counted_with_nine_degrees_of_freedom_would_be_noticed(m
         pytest.param("nose_hoover", WARM, id="nose_hoover-isotropic"),
         pytest.param("bussi", WARM, id="bussi-isotropic"),
         pytest.param("langevin", COLD, id="langevin-flexible"),
-        pytest.param(
-            "bussi",
-            COLD,
-            id="bussi-flexible",
-            marks=pytest.mark.xfail(reason="volumes of a cold crystal fluctuate 7 % too widely (docs/trust.md)"),
-        ),
+        pytest.param("bussi", COLD, id="bussi-flexible"),
     ],
 )
 def test_volumes_and_enthalpies_of_argon_have_the_slopes_of_their_ensemble(
@@ -173,10 +230,12 @@ def test_volumes_and_enthalpies_of_argon_have_the_slopes_of_their_ensemble(
 ) -> None:
     """Volumes at two pressures, enthalpies at two temperatures; kinetic energy and pressure in each of the runs.
 
-    A Nosé-Hoover chain does not mix the vibrations of a cold crystal, so it is tried where argon is disordered.
+    A Nosé-Hoover chain does not mix the vibrations of a cold crystal, so it is tried where argon is disordered. The
+    cell of the crystal swings half a radian in a step, so its own kinetic energy is low; it is looked at where that is
+    told apart (test_the_kinetic_energy_of_a_cell_is_right_where_its_swing_is_slow).
     """
     p, t, kt = given["pressure_gpa"], given["temperature_k"], KB_EV_PER_K * given["temperature_k"]
-    higher_p, higher_t = p + (0.06 if given["isotropic"] else 0.1), 1.12 * t
+    higher_p, higher_t = p + 0.1, 1.25 * t  # two standard deviations apart
     asked = [given, {**given, "pressure_gpa": higher_p}, {**given, "temperature_k": higher_t}]
     runs = [argon_columns(thermostat, 60_000, seed, **each) for seed, each in enumerate(asked)]
     n_degrees = 96 if thermostat == "langevin" else 93
@@ -186,8 +245,8 @@ def test_volumes_and_enthalpies_of_argon_have_the_slopes_of_their_ensemble(
         kinetic = columns["kinetic_ev"]
         found[f"kinetic energy at {at}"] = p_of_kinetic_energy(kinetic, n_degrees, each["temperature_k"])
         found[f"pressure at {at}"] = p_of_pressure(columns, each)
-        cell = p_of_mean(columns["cell_degrees"], 1.0 if given["isotropic"] else 6.0)
-        found[f"kinetic energy of the cell at {at}"] = cell
+        if given["isotropic"]:
+            found[f"kinetic energy of the cell at {at}"] = p_of_mean(columns["cell_degrees"], 1.0)
     volumes = [columns["volume_ang3"] for columns in runs[:2]]
     slope = (p - higher_p) / GPA_PER_EV_PER_ANG3 / kt
     found["slope of volumes"] = p_of_slope(volumes[0], volumes[1], slope)

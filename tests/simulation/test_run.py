@@ -22,7 +22,8 @@ from equipot.errors import (
 )
 from equipot.params import MDParams, RelaxParams, SinglepointParams
 from equipot.simulation.checkpoint import NEWEST, PREVIOUS, load_checkpoint, read_header
-from equipot.simulation.run import Progress, Run
+from equipot.simulation.progress import Progress
+from equipot.simulation.run import Run
 from equipot.simulation.trajectory import frame_index, read_frames, read_request, read_results, read_thermo
 from equipot.structure import Structure
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from equipot.errors import UnavailableError
-from equipot.service.api.context import LONGEST_WAIT_S, Use, json_response
+from equipot.service.api.context import LONGEST_WAIT_S, Use, Who, json_response
 from equipot.service.api.metrics import CONTENT_TYPE
 from equipot.service.api.problems import problem_response
 from equipot.service.api.schemas import Health, Limits, WorkerList
@@ -18,9 +18,10 @@ LIMITS = ("max_body_bytes", "max_atoms", "max_structures", "max_queued_jobs", "i
 
 
 @router.get("/v1/limits", responses={200: {"model": Limits}})
-def limits(use: Use) -> Response:
-    """What a request may be at most."""
+def limits(use: Use, who: Who) -> Response:
+    """What a request may be at most, and what the API key allows."""
     out = {name: getattr(use.settings, name) for name in LIMITS}
+    out |= {"key": {"owner": who.owner, "scopes": sorted(who.scopes), **who.limits.model_dump()}}
     return json_response({**out, "max_wait_s": LONGEST_WAIT_S, "upload_formats": sorted(FORMAT_OF_SUFFIX)})
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from equipot import __version__
-from equipot.errors import InvalidParameterError, JobNotFoundError
-from equipot.service.api.context import Job, Services, Use, json_response, pointing_at_query
+from equipot.errors import InvalidParameterError
+from equipot.service.api.context import Job, Use, json_response, pointing_at_query
 from equipot.service.api.downloads import (
     THERMO_MEDIA_TYPES,
     Selection,
@@ -22,11 +20,11 @@ from equipot.service.api.downloads import (
     unsupported,
 )
 from equipot.service.api.routes.jobs import LARGEST_PAGE
-from equipot.service.api.schemas import SystemList, ThermoTable
+from equipot.service.api.schemas import Manifest, SystemList, ThermoTable
+from equipot.service.manifest import read_manifest
 from equipot.service.records import JobRecord
 from equipot.service.store import EVENT_ID
 from equipot.simulation.exports import MEDIA_TYPES
-from equipot.simulation.trajectory import read_request
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -112,37 +110,13 @@ def thermo(
     return StreamingResponse(chunks, headers={"Cache-Control": "no-cache"}, media_type=THERMO_MEDIA_TYPES[format])
 
 
-@router.get("/manifest")
+@router.get("/manifest", responses={200: {"model": Manifest}})
 def manifest(use: Use, job: Job) -> Response:
-    """Where the numbers come from: weights, level of theory, parameters, seed, precision, device, versions."""
-    out: dict[str, Any] = {
-        "job_id": job.id,
-        "kind": job.kind,
-        "state": job.state,
-        "model": {"name": job.model, "sha256": job.model_sha256, "level_of_theory": job.level_of_theory},
-        "params": job.params,
-        "seed": job.params.get("seed"),
-        "dtype": job.dtype,
-        "device": job.device,
-        "attempt": job.attempt,
-        "created_at": job.created_at,
-        "finished_at": job.finished_at,
-        "warnings": [warning.model_dump() for warning in job.warnings],
-        "versions": {"equipot": __version__},
-        "shards": _shards(use, job),
-    }
-    return json_response(out)
+    """Where the numbers come from: weights, level of theory, parameters, seed, precision, device, versions.
 
-
-def _shards(use: Services, job: JobRecord) -> list[dict[str, Any]]:
-    """What each part that has begun was computed with."""
-    found = []
-    for shard_idx, run_dir in enumerate(use.store.shard_dirs(job.id)):
-        with suppress(JobNotFoundError):
-            request = read_request(run_dir)
-            kept: dict[str, Any] = {key: request[key] for key in ("provider", "seeds", "versions") if key in request}
-            found.append({"shard_idx": shard_idx} | kept)
-    return found
+    Once the job has ended, `files` has the sha256 of everything it was given and wrote; `equipot verify` checks them.
+    """
+    return json_response(read_manifest(use.store.files, job))
 
 
 def _check_system(job: JobRecord, system: int | None) -> None:

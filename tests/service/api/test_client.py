@@ -30,7 +30,7 @@ from equipot.errors import (
     UnsupportedElementError,
 )
 from equipot.service.client import Client
-from equipot.service.records import Progress
+from equipot.simulation.progress import Progress
 
 from .conftest import WATER, LiveApi
 

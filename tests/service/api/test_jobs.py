@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_the_same_key_and_body_give_the_same_job(api: LiveApi) -> None:
     assert "idempotent-replayed" not in first.headers
     assert second.headers["idempotent-replayed"] == "true"
     assert api.n_jobs() == 1
+
+
+def test_a_hundred_requests_at_once_with_one_key_make_one_job(api: LiveApi) -> None:
+    def post(number: int) -> tuple[int, str]:
+        answer = api.http.post("/v1/jobs", json=api.job(), headers={"Idempotency-Key": "all-at-once"})
+        return answer.status_code, answer.json().get("id", answer.json().get("type"))
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = set(pool.map(post, range(100)))
+    [job] = api.store.list(100)[0]
+    assert answers == {(202, job.id)}
+    assert api.store.files.known().count(job.id) == 1
 
 
 def test_validate_only_estimates_and_queues_nothing(api: LiveApi) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from equipot.params import JOB_REQUEST
 from equipot.service.api.schemas import JOB_EXAMPLES
@@ -20,9 +21,28 @@ def test_every_page_loads_only_from_here_under_a_strict_policy(api: LiveApi) -> 
         assert "unsafe" not in policy
         assert "<script>" not in page.text  # nothing inline: the policy would stop it
         assert "style=" not in page.text
-        for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        for address in re.findall(r'(?:src|href)="([^"#][^"]*)"', page.text):
             assert address.startswith("/"), address
             assert api.http.get(address).status_code == 200
+
+
+def test_a_file_of_the_page_is_sent_packed_once_and_not_again(api: LiveApi) -> None:
+    viewer = api.http.get("/static/vendor/3dmol.js")
+    assert viewer.headers["content-encoding"] == "gzip"
+    assert viewer.content.startswith(b"/*!")  # unpacked by the client
+    assert api.http.get("/static/vendor/3dmol.js", headers={"Accept-Encoding": "identity"}).content == viewer.content
+    kept = {"If-None-Match": viewer.headers["etag"]}
+    assert api.http.get("/static/vendor/3dmol.js", headers=kept).status_code == 304
+
+
+def test_every_file_of_the_page_names_only_files_that_are_there(api: LiveApi, repository: Path) -> None:
+    web = repository / "service" / "web"
+    for script in sorted((web / "app").glob("*.js")):
+        for name in re.findall(r'from "(\.[^"]+)"', script.read_text()):
+            assert (script.parent / name).is_file(), f"{script.name} imports {name}"
+    assert {"3dmol.LICENSE.txt", "uplot.LICENSE.txt"} <= {path.name for path in (web / "vendor").iterdir()}
+    for path in ("../settings.py", "..%2fsettings.py", "app", "app/../../settings.py", "%2e%2e/%2e%2e/pyproject.toml"):
+        assert api.http.get(f"/static/{path}").status_code == 404, path
 
 
 def test_the_reference_names_every_address_and_parameter(api: LiveApi) -> None:
