@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -61,7 +62,7 @@ class RecordedPass:
         self._network = network
         self._recordings: OrderedDict[tuple[int, int], _Recording] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __call__(
         self,

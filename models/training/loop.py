@@ -240,7 +240,8 @@ class Trainer:
     def _rates(self) -> list[Rates]:
         """Rates of the next steps, none of them beyond a validation, a stage, a precision or the end."""
         config, o = self.config, self.config.optimiser
-        at, rates = replace(self.position), []
+        at = replace(self.position)
+        rates: list[Rates] = []
         first = schedule.share_done(at, o)
         while len(rates) < STEPS_AHEAD:
             done = schedule.share_done(at, o)

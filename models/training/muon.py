@@ -34,8 +34,8 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
         square = stack @ stack.mT
         polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
         stack = torch.baddbmm(stack, polynomial, stack, beta=a)
-    direction = stack.view(x.shape)
-    return direction.mT if is_tall else direction
+    direction: torch.Tensor = stack.view(x.shape)
+    return torch.transpose(direction, -2, -1) if is_tall else direction
 
 
 def orthogonalised_together(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -113,8 +113,9 @@ class Learner:
     @torch.no_grad()
     def add_to_average(self, decay: float | torch.Tensor) -> None:
         """Take the weights into their running average."""
-        average, weights = list(self.average.parameters()), list(self.network.parameters())
-        change = torch._foreach_sub(weights, average)
+        average: list[torch.Tensor] = list(self.average.parameters())
+        weights: list[torch.Tensor] = list(self.network.parameters())
+        change = list(torch._foreach_sub(weights, average))
         torch._foreach_mul_(change, 1.0 - decay)
         torch._foreach_add_(average, change)
 
@@ -163,7 +164,7 @@ class RecordedSteps:
         self._room = BatchShape(0, 0, 0)
         self._loss: LossPart | None = None
         self._replays: dict[BatchShape, Callable[[], None]] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # of memory, shared by all recordings
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._pair_numbers = torch.zeros(STEPS_AHEAD, PAIRS_PER_BATCH, 2, dtype=torch.int64, device=device)
@@ -257,5 +258,5 @@ class RecordedSteps:
 
 def padded_length(n: int) -> int:
     """The smallest length that is not below n, of a few in each octave."""
-    step = max(1, 2 ** ((n - 1).bit_length() - 1) // LENGTHS_PER_OCTAVE)
+    step = max(1, (1 << (n - 1).bit_length()) // (2 * LENGTHS_PER_OCTAVE))
     return -(-n // step) * step

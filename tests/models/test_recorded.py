@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 
 from equipot.models.graph import batch_graphs
@@ -18,7 +19,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 ROUNDING = 1e-10  # eV, eV/Å: sums of other lengths round differently
 
 
-def systems():
+def systems() -> list[Atoms]:
     crystal = bulk("Si", cubic=True)
     cluster = bulk("Cu", cubic=True)
     cluster.pbc, cluster.cell = False, None
@@ -27,7 +28,7 @@ def systems():
 
 
 @pytest.mark.parametrize(("n_atoms", "n_slots"), [(13, 28), (16, 31), (40, 40)])
-def test_empty_atoms_and_slots_change_nothing(n_atoms, n_slots):
+def test_empty_atoms_and_slots_change_nothing(n_atoms: int, n_slots: int) -> None:
     potential = load_potential("elements", device="cpu")
     search = NeighbourSearch(potential.cutoff_ang)
     graph = batch_graphs([search.graph(a.numbers, a.positions, np.array(a.cell), a.pbc) for a in systems()])
@@ -37,7 +38,7 @@ def test_empty_atoms_and_slots_change_nothing(n_atoms, n_slots):
         assert torch.allclose(plain, other[: len(plain)], rtol=0, atol=ROUNDING)
 
 
-def test_there_is_always_room_and_never_much_more():
+def test_there_is_always_room_and_never_much_more() -> None:
     for n in (1, 2, 7, 8, 9, 21, 64, 100, 1000, 12345):
         n_atoms, n_slots = room_for(n, n)
         assert n <= n_atoms < n + max(8, n / 7)
@@ -45,7 +46,7 @@ def test_there_is_always_room_and_never_much_more():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_systems_that_stay_on_the_device_are_computed_as_any_others(device):
+def test_systems_that_stay_on_the_device_are_computed_as_any_others(device: str) -> None:
     potential = load_potential("elements", device=device)
     rng = np.random.default_rng(0)
     every = systems()
@@ -66,11 +67,12 @@ def test_systems_that_stay_on_the_device_are_computed_as_any_others(device):
             assert step.energies_ev[place] == pytest.approx(alone.energy_ev, abs=ROUNDING)
             np.testing.assert_allclose(forces, alone.forces_ev_per_ang, rtol=0, atol=ROUNDING)
             np.testing.assert_allclose(step.virials_ev[place], alone.virial_ev, rtol=0, atol=10 * ROUNDING)
+            assert step.domain_distances is not None
             assert step.domain_distances[place] == pytest.approx(alone.domain_distance, rel=1e-9)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_recorded_pass_is_the_eager_one_for_every_size():
+def test_a_recorded_pass_is_the_eager_one_for_every_size() -> None:
     eager = load_potential("elements", device="cuda")
     recorded = load_potential("elements", device="cuda", compile=True)
     assert recorded.execution == "compiled"
