@@ -75,10 +75,12 @@ def test_an_ended_job_goes_when_its_time_has_come(api: LiveApi) -> None:
     assert ended_record.expires_at is not None
     assert ended_record.finished_at is not None
     assert ended_record.expires_at > ended_record.finished_at
-    time.sleep(0.3)
-    assert chores.remove_expired() == 1
+    deadline = time.monotonic() + 30
+    while record.id in store.files.known():  # the chores of the API may be quicker than these
+        chores.remove_expired()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert api.http.get(f"/v1/jobs/{record.id}").status_code == 404
-    assert record.id not in store.files.known()
 
 
 def _submission(api: LiveApi) -> dict[str, Any]:
