@@ -1,13 +1,13 @@
 """What the service adds to the work itself. Each part starts a service of its own and prints one line for each figure.
 
-    relaxations   the same molecules posted one by one and in one `relax()` call, turn by turn
-    fairness      a small job alone, and while another with thousands of systems runs
-    submit        time of POST /v1/jobs at a given rate
-    first-step    from the job's arrival to its first step, on a warm worker
-    share         share of a worker's time spent inside the model, in dynamics of 500 atoms
-    workers       jobs per minute against the number of workers
-    readers       event streams read at once: whether each got everything, and how late
-    api           memory and start of the API process
+relaxations   the same molecules posted one by one and in one `relax()` call, turn by turn
+fairness      a small job alone, and while another with thousands of systems runs
+submit        time of POST /v1/jobs at a given rate
+first-step    from the job's arrival to its first step, on a warm worker
+share         share of a worker's time spent inside the model, in dynamics of 500 atoms
+workers       jobs per minute against the number of workers
+readers       event streams read at once: whether each got everything, and how late
+api           memory and start of the API process
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ def service(workers: int, given: argparse.Namespace, model: str = "organic", **s
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         variables = {f"EQUIPOT_{name.upper()}": str(value) for name, value in settings.items()}
-        variables |= {"EQUIPOT_COMPILE": str(given.compile), "EQUIPOT_PRELOAD_MODEL": model, "EQUIPOT_LOG_LEVEL": "error"}
+        variables |= {
+            "EQUIPOT_COMPILE": str(given.compile),
+            "EQUIPOT_PRELOAD_MODEL": model,
+            "EQUIPOT_LOG_LEVEL": "error",
+        }
         command = [sys.executable, "-m", "equipot.service.cli"]
         command = [str(Path(sys.executable).with_name("equipot")), "serve", "--port", str(port)]
         command += ["--data-dir", folder, "--workers", str(workers)]
@@ -174,7 +178,9 @@ def fairness(given: argparse.Namespace) -> Rows:
         wait_until_over(client, crowd)
         cancelled = time.perf_counter() - before
     ratio = statistics.median(beside) / alone
-    said = f"{alone:.2f} s alone, {statistics.median(beside):.2f} s beside, {ratio:.2f} times; worst {max(beside):.2f} s"
+    said = (
+        f"{alone:.2f} s alone, {statistics.median(beside):.2f} s beside, {ratio:.2f} times; worst {max(beside):.2f} s"
+    )
     return [
         [f"{given.small_steps} steps of dynamics beside {given.crowd} relaxations", said],
         [f"cancelling the {given.crowd}", f"{cancelled:.2f} s"],
@@ -226,7 +232,9 @@ def share(given: argparse.Namespace) -> Rows:
     silicon.rattle(0.05, seed=1)
     params = {"n_steps": given.share_steps, "seed": 1, "timestep_fs": 1.0, "temperature_k": 300}
     with service(1, given, model="elements") as client:
-        wait_until_over(client, post(client, [as_json(silicon)], kind="md", model="elements", params={**params, "n_steps": 5}))
+        wait_until_over(
+            client, post(client, [as_json(silicon)], kind="md", model="elements", params={**params, "n_steps": 5})
+        )
         before = counters(client)
         job = wait_until_over(client, post(client, [as_json(silicon)], kind="md", model="elements", params=params))
         assert job["state"] == "succeeded", job
@@ -235,13 +243,20 @@ def share(given: argparse.Namespace) -> Rows:
     spent = {name: after[name] - before.get(name, 0.0) for name in after}
     inside, busy = spent["equipot_model_seconds_total"], spent["equipot_busy_seconds_total"]
     per_atom = 1e6 * inside / spent["equipot_atom_steps_total"]
-    return [[f"share inside the model, dynamics of {len(silicon)} atoms", f"{100 * inside / busy:.1f} % ({per_atom:.1f} µs per atom and step)"]]
+    return [
+        [
+            f"share inside the model, dynamics of {len(silicon)} atoms",
+            f"{100 * inside / busy:.1f} % ({per_atom:.1f} µs per atom and step)",
+        ]
+    ]
 
 
 def counters(client: httpx.Client) -> dict[str, float]:
     """The sums over all labels of what /metrics counts."""
     found: dict[str, float] = {}
-    for name, value in re.findall(r"^(equipot_\w+_total)(?:{[^}]*})? (\S+)$", client.get("/metrics").text, re.MULTILINE):
+    for name, value in re.findall(
+        r"^(equipot_\w+_total)(?:{[^}]*})? (\S+)$", client.get("/metrics").text, re.MULTILINE
+    ):
         found[name] = found.get(name, 0.0) + float(value)
     return found
 
@@ -304,13 +319,17 @@ def api(given: argparse.Namespace) -> Rows:
                 variables = {"EQUIPOT_REDIS_URL": redis.url, "EQUIPOT_DATA_DIR": folder, "EQUIPOT_PORT": str(port)}
                 before = time.perf_counter()
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "equipot.service.api"], env={**os.environ, **variables}, stderr=subprocess.DEVNULL
+                    [sys.executable, "-m", "equipot.service.api"],
+                    env={**os.environ, **variables},
+                    stderr=subprocess.DEVNULL,
                 )
                 with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
                     wait_until_ok(client, "/healthz")
                     starts.append(time.perf_counter() - before)
                     for _ in range(200):
-                        client.post("/v1/jobs", json={"kind": "singlepoint", "structures": [as_json(molecules(1, ORGANIC)[0])]})
+                        client.post(
+                            "/v1/jobs", json={"kind": "singlepoint", "structures": [as_json(molecules(1, ORGANIC)[0])]}
+                        )
                     status = Path(f"/proc/{process.pid}/status").read_text()
                     resident = max(resident, float(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024)
                     has_torch = "torch" in Path(f"/proc/{process.pid}/maps").read_text()
@@ -318,7 +337,10 @@ def api(given: argparse.Namespace) -> Rows:
                 process.wait(timeout=30)
     return [
         ["API process, seconds to its first answer", f"median {statistics.median(starts):.2f} s"],
-        ["API process, memory after 200 submissions", f"{resident:.0f} MB, torch loaded: {'yes' if has_torch else 'no'}"],
+        [
+            "API process, memory after 200 submissions",
+            f"{resident:.0f} MB, torch loaded: {'yes' if has_torch else 'no'}",
+        ],
     ]
 
 

@@ -29,18 +29,27 @@ class Claims:
         self._store = store
         self._scripts = store.scripts
         self._worker_id = worker_id
+        self.device = device
         self._device: Device = device
         self._classes = ("cuda", "cpu") if device == "cuda" else ("cpu",)
         self._lease_ms = int(1000 * store.settings.lease_s)
 
     def claim(self, most: int) -> ShardClaim | None:
-        """The next shard if fewer than `most` are held and one waits; its attempt is this worker's alone."""
+        """The next shard, if one waits of an owner of whom fewer than `most` are held; its attempt is this worker's alone."""
         answer = self._scripts.run(
             "claim", self._worker_id, uuid4().hex, self._lease_ms, most, self._device, *self._ready_classes()
         )
         if answer is None:
             return None
         return self._with_unused_attempt(self._as_claim(*answer))
+
+    def somebody_else_is_idle(self) -> bool:
+        """Whether another worker for the same devices has nothing to do."""
+        return any(
+            worker["ready"] and not worker["n_shards"] and worker["device"] == self.device
+            for worker in self._store.workers()
+            if worker["id"] != self._worker_id
+        )
 
     def _ready_classes(self) -> Sequence[str]:
         """A worker with a GPU takes what asks for the CPU only if nobody else can."""
@@ -68,6 +77,9 @@ class Claims:
             device=self._device if static["device"] == "auto" else static["device"],
             system_offset=int(offset),
             n_systems=int(n_systems),
+            owner=static.get("owner") or "",
+            reproducible=bool(static.get("reproducible")),
+            request_id=static.get("request_id") or "",
             wall_left_s=None if limit_s is None else limit_s - float(ran_ms) / 1000,
             alone=alone == "1",
         )

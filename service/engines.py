@@ -7,6 +7,7 @@ import structlog
 from equipot.errors import NotResumableError
 from equipot.models.loading import load_potential
 from equipot.params import Device, Dtype
+from equipot.service.meter import Meter, MeteredProvider
 from equipot.simulation.native import NativeProvider
 from equipot.simulation.providers import ForceProvider
 from equipot.simulation.threads import torch_threads
@@ -17,11 +18,12 @@ log = structlog.get_logger()
 class Engines:
     """Loads a potential when it is first asked for and keeps it as long as the process lives."""
 
-    def __init__(self, n_threads: int | None = None, compile: bool = False) -> None:
+    def __init__(self, n_threads: int | None = None, compile: bool = False, meter: Meter | None = None) -> None:
         """n_threads: see NativeProvider; compile: see load_potential, on CPUs only."""
         self._n_threads = n_threads
         self._compile = compile
-        self._providers: dict[tuple[str, str, str], ForceProvider] = {}
+        self._meter = meter or Meter()
+        self._providers: dict[tuple[str, str, str, bool], ForceProvider] = {}
         self._names: list[str] = []
 
     @property
@@ -29,14 +31,17 @@ class Engines:
         """What is loaded, as `name dtype device`."""
         return list(self._names)
 
-    def get(self, model: str, sha256: str | None, dtype: Dtype, device: Device) -> ForceProvider:
-        """Forces from this potential.
+    def get(
+        self, model: str, sha256: str | None, dtype: Dtype, device: Device, reproducible: bool = False
+    ) -> ForceProvider:
+        """Forces from this potential; `reproducible` ones are computed system by system on a GPU too.
 
         Raises UnknownModelError if it is not registered, NotResumableError if its weights are not the ones with
         `sha256` (None takes whatever is there).
         """
-        if sha256 is not None and (sha256, dtype, device) in self._providers:
-            return self._providers[sha256, dtype, device]
+        reproducible = reproducible and device == "cuda"  # a CPU has no other way
+        if sha256 is not None and (sha256, dtype, device, reproducible) in self._providers:
+            return self._providers[sha256, dtype, device, reproducible]
         with torch_threads(1):  # compiled code has the number of threads built in
             potential = load_potential(model, device, dtype, compile=self._compile and device != "cuda")
         if sha256 not in (None, potential.sha256):
@@ -45,9 +50,10 @@ class Engines:
                 f"({potential.sha256[:12]}… instead of {str(sha256)[:12]}…).",
                 hint="Give all workers the same weights; a job never changes its weights.",
             )
-        key = (potential.sha256, dtype, device)
+        key = (potential.sha256, dtype, device, reproducible)
         if key not in self._providers:
-            self._providers[key] = NativeProvider(potential, self._n_threads)
+            native = NativeProvider(potential, self._n_threads, reproducible=reproducible)
+            self._providers[key] = MeteredProvider(native, self._meter)
             self._names.append(f"{potential.name} {dtype} {device}")
             log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
         return self._providers[key]

@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     preload_model: str = Field("organic", description="the potential a worker loads before its first job; '' for none")
     compile: bool = Field(False, description="compile potentials for CPUs: a minute the first time, then much faster")
     turn_s: float = Field(1.0, gt=0, description="how long one shard runs before the next has its turn")
-    max_shards_per_worker: int = Field(64, ge=1, description="shards one worker takes turns with, one of a job")
+    max_shards_per_worker: int = Field(
+        64, ge=1, description="shards of one owner that a worker has at a time, one of a job"
+    )
     shard_max_systems: int = Field(256, ge=1, description="most systems in one shard")
     shard_max_atoms: int = Field(50_000, ge=1, description="most atoms in one shard, but never less than one system")
 

@@ -29,6 +29,7 @@ from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
 from equipot.service.engines import Engines
 from equipot.service.evaluator import Evaluator
 from equipot.service.logs import configure_logs
+from equipot.service.meter import Meter
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
 from equipot.service.redis_server import connect, running_url
@@ -106,9 +107,15 @@ class Heartbeat:
     """Tells the store every few seconds that the worker lives, and hears what was asked of its shards."""
 
     def __init__(
-        self, store: JobStore, claims: Claims, bench: Workbench, worker_id: str, about: dict[str, Any]
+        self,
+        store: JobStore,
+        claims: Claims,
+        bench: Workbench,
+        meter: Meter,
+        worker_id: str,
+        about: dict[str, Any],
     ) -> None:
-        self._store, self._claims, self._bench = store, claims, bench
+        self._store, self._claims, self._bench, self._meter = store, claims, bench, meter
         self._worker_id, self._about = worker_id, about
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, daemon=True, name="heartbeat")
@@ -134,6 +141,7 @@ class Heartbeat:
         for shard, answer in zip(held, self._claims.beat([shard.claim for shard in held]), strict=True):
             if answer != "ok":
                 shard.answer = answer
+        self._meter.flush(self._store.redis)
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._store.settings.beat_s):
@@ -178,8 +186,9 @@ def main(settings: Settings | None = None) -> int:
         torch.set_num_threads(settings.threads_per_worker)
     device = _device(settings)
     store = JobStore(connect(url, patience_s=settings.redis_patience_s), settings.data_dir, settings)
-    claims, engines = Claims(store, worker_id, device), Engines(compile=settings.compile)
-    bench = _bench = Workbench(store, claims, engines, settings)
+    meter = Meter()
+    claims, engines = Claims(store, worker_id, device), Engines(compile=settings.compile, meter=meter)
+    bench = _bench = Workbench(store, claims, engines, settings, meter)
     Reconciler(store).take_from(worker_id)  # of an earlier process with the same number on a machine of the same name
     about: dict[str, Any] = {
         "device": device,
@@ -189,7 +198,7 @@ def main(settings: Settings | None = None) -> int:
         "ready": False,
         "models": engines.names,
     }
-    heartbeat = Heartbeat(store, claims, bench, worker_id, about)
+    heartbeat = Heartbeat(store, claims, bench, meter, worker_id, about)
     heartbeat.start()
     _preload(settings, engines, device)
     about |= {"ready": True, "models": engines.names}

@@ -83,7 +83,7 @@ class Run:
         self.request = request
         self.attempt = attempt
         self._callbacks = callbacks
-        self._provider = provider
+        self.provider = provider
         self._engine = Engine(provider)
         self._files = _Files()
         self._results: dict[int, dict[str, Any]] = {}
@@ -186,7 +186,7 @@ class Run:
         begun, taken = time.monotonic(), 0
         while not self.done and (steps is None or taken < steps):
             views = self.begin_step(most_atoms)
-            self.end_step(self._provider.evaluate(views) if views else [])
+            self.end_step(self.provider.evaluate(views) if views else [])
             taken += 1
             self._report()
             if seconds is not None and time.monotonic() - begun >= seconds:
