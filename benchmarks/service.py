@@ -66,11 +66,11 @@ def service(workers: int, given: argparse.Namespace, model: str = "organic", **s
             "EQUIPOT_PRELOAD_MODEL": model,
             "EQUIPOT_LOG_LEVEL": "error",
         }
-        command = [sys.executable, "-m", "equipot.service.cli"]
         command = [str(Path(sys.executable).with_name("equipot")), "serve", "--port", str(port)]
         command += ["--data-dir", folder, "--workers", str(workers)]
-        log = Path(folder, "serve.log").open("wb")
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **variables})
+        server = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **variables}
+        )
         try:
             limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120.0, limits=limits) as client:
@@ -81,7 +81,6 @@ def service(workers: int, given: argparse.Namespace, model: str = "organic", **s
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=90)
-            log.close()
 
 
 def items(client: httpx.Client, path: str) -> list[dict[str, Any]]:
@@ -235,6 +234,7 @@ def share(given: argparse.Namespace) -> Rows:
         wait_until_over(
             client, post(client, [as_json(silicon)], kind="md", model="elements", params={**params, "n_steps": 5})
         )
+        time.sleep(4.0)
         before = counters(client)
         job = wait_until_over(client, post(client, [as_json(silicon)], kind="md", model="elements", params=params))
         assert job["state"] == "succeeded", job

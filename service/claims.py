@@ -35,7 +35,7 @@ class Claims:
         self._lease_ms = int(1000 * store.settings.lease_s)
 
     def claim(self, most: int) -> ShardClaim | None:
-        """The next shard, if one waits of an owner of whom fewer than `most` are held; its attempt is this worker's alone."""
+        """The next shard that waits of an owner of whom fewer than `most` are held; its attempt is ours alone."""
         answer = self._scripts.run(
             "claim", self._worker_id, uuid4().hex, self._lease_ms, most, self._device, *self._ready_classes()
         )

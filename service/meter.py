@@ -10,9 +10,8 @@ from typing import Any
 
 from redis import Redis
 
+from equipot.service.store import COUNTERS
 from equipot.simulation.providers import Evaluation, ForceProvider, System
-
-COUNTERS = "equipot:counters"
 
 
 class Meter:

@@ -8,6 +8,7 @@ is in `claims.py`, bringing jobs back from disk in `reconciler.py`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from equipot.service.states import JobState, derive_job_state
 from equipot.structure import Structure
 
 EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?|\$")
+COUNTERS = "equipot:counters"
 TELLING_EVENTS = frozenset({"state", "progress", "system", "end"})
 
 # Named here because JobStore.list hides the builtin inside the class.
@@ -91,6 +93,7 @@ class JobStore:
         max_wall_time_s: float | None = None,
         warnings: Sequence[JobWarning] = (),
         idempotency_key: str | None = None,
+        request_id: str = "",
     ) -> tuple[JobRecord, bool]:
         """Queue a job. Returns its record and whether it is the replay of an earlier submission.
 
@@ -117,6 +120,7 @@ class JobStore:
             "n_steps": _n_steps(params),
             "n_systems": len(structures),
             "created_at": utc_now(),
+            "request_id": request_id,
         }
         inputs = [*self._cut(structures)]
         request = {
@@ -203,6 +207,8 @@ class JobStore:
         """The record of a job. Raises JobNotFoundError."""
         self.files.job(job_id)
         [record] = self._records([job_id])
+        if record is None and (kept := self.files.read_record(job_id)):
+            record = JobRecord.model_validate(kept)  # Redis has lost it and the reconciler has not been by yet
         if record is None:
             raise JobNotFoundError(f"There is no job {job_id!r}.", hint="GET /v1/jobs lists the jobs.")
         return record
@@ -418,6 +424,25 @@ class JobStore:
         jobs = {state.value: states.count(state.value) for state in JobState if not state.is_terminal}
         return {"jobs": jobs, "shards_waiting": waiting, "shards_running": answers[-1]}
 
+    def counters(self) -> dict[str, float]:
+        """What the workers have counted since Redis was emptied (see `meter`)."""
+        return {name: float(text) for name, text in self.redis.hgetall(COUNTERS).items()}
+
+    def depth(self) -> dict[str, tuple[int, int, int]]:
+        """Shards, systems and atoms that wait, for each class of device."""
+        return {device: tuple(self.scripts.run("depth", device)) for device in DEVICE_CLASSES}  # type: ignore[misc]
+
+    def is_durable(self) -> bool:
+        """Whether Redis takes writes and the data directory too."""
+        probe = self.files.jobs / f".probe.{os.getpid()}"
+        try:
+            self.redis.set("equipot:probe", "1", ex=60)
+            probe.write_bytes(b"1")
+            probe.unlink()
+        except (RedisError, OSError):
+            return False
+        return True
+
     def workers(self) -> Objects:
         """The workers that are alive: id, device, ready, host, pid, models, n_shards, started_at."""
         return self.roster.alive()
@@ -448,7 +473,8 @@ def _n_steps(params: AnyParams) -> int:
 def _sizes(inputs: Sequence[Sequence[Structure]]) -> list[dict[str, int]]:
     offset, sizes = 0, []
     for structures in inputs:
-        sizes.append({"offset": offset, "n_systems": len(structures)})
+        n_atoms = sum(structure.n_atoms for structure in structures)
+        sizes.append({"offset": offset, "n_systems": len(structures), "n_atoms": n_atoms})
         offset += len(structures)
     return sizes
 

@@ -316,8 +316,9 @@ class Workbench:
         until = time.monotonic() + SLICE_S
         while going:
             failed = advance_together([shard.open_run for shard in going], SLICE_S, most_atoms)
-            for shard in [shard for shard in going if shard.run in failed]:
-                self._guarded(shard, lambda shard=shard: _raise(failed[shard.open_run]))  # type: ignore[misc]
+            for shard in going:
+                if error := failed.get(shard.open_run):
+                    self._guarded(shard, lambda error=error: _raise(error))  # type: ignore[misc]
             if time.monotonic() >= until or any(shard.open_run in failed or shard.open_run.done for shard in going):
                 break
         for shard in turn:

@@ -47,7 +47,7 @@ async def submit_job(
     body = await request.body()
     if validate_only:
         return json_response(await run_in_threadpool(_validate, use, body))
-    record, replayed = await run_in_threadpool(_submit, use, body, idempotency_key)
+    record, replayed = await run_in_threadpool(_submit, use, body, idempotency_key, request.state.request_id)
     headers = {"Location": f"/v1/jobs/{record.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -121,7 +121,7 @@ def delete_job(use: Use, job: Job) -> Response:
     return Response(status_code=204)
 
 
-def _submit(use: Services, body: bytes, key: str | None) -> tuple[JobRecord, bool]:
+def _submit(use: Services, body: bytes, key: str | None, request_id: str) -> tuple[JobRecord, bool]:
     data = parse_json(body)
     ready = prepare(data, use.settings, use.reader, use.store.get_structure)
     return use.store.submit(
@@ -132,6 +132,7 @@ def _submit(use: Services, body: bytes, key: str | None) -> tuple[JobRecord, boo
         request_json=data,
         warnings=[*ready.warnings, *_device_warnings(use, ready)],
         idempotency_key=key,
+        request_id=request_id,
         **ready.fields,
     )
 
