@@ -87,6 +87,7 @@ class Claims:
     def _with_unused_attempt(self, claim: ShardClaim) -> ShardClaim | None:
         """The claim under a number that was never used, even if Redis has forgotten some; None if it was lost."""
         files = self._store.files
+        files.fetch(claim.job_id)
         while not files.create_attempt(claim.job_id, claim.shard_idx, claim.attempt):
             number = files.last_attempt(claim.job_id, claim.shard_idx) + 1
             if not self._scripts.run("advance_attempt", *self._fence(claim), number):
@@ -120,6 +121,8 @@ class Claims:
         events: Events = (),
     ) -> Answer:
         """Report how far the shard is; also a sign of life. A new checkpoint clears the memory of crashes."""
+        if new_checkpoint:
+            self._push(claim)
         answer: Answer = self._scripts.run(
             "progress",
             *self._fence(claim),
@@ -145,6 +148,7 @@ class Claims:
         """End the shard. Its result file is made by one attempt only; a second attempt finds it and adopts it."""
         if self.beat([claim]) == ["lost"]:
             return "lost"
+        self._push(claim)
         result = {
             "state": state.value,
             "step": step,
@@ -188,11 +192,16 @@ class Claims:
 
     def hand_back(self, claim: ShardClaim) -> Answer:
         """Give the shard back to go on elsewhere. Not a failed attempt."""
+        self._push(claim)
         answer: Answer = self._scripts.run("hand_back", *self._fence(claim))
         self._store.settle(claim.job_id)
         self._store.save_record(claim.job_id)
         self._store.doorbell.ring(self._device)
         return answer
+
+    def _push(self, claim: ShardClaim) -> None:
+        """Let other hosts see the shard's files, if they see them by copies."""
+        self._store.files.push_shard(claim.job_id, claim.shard_idx, claim.attempt)
 
     def params(self, claim: ShardClaim) -> AnyParams:
         """The shard's parameters; of a list of seeds, those of its systems."""

@@ -23,6 +23,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("equipot-data"), description="jobs, uploaded structures and the embedded Redis")
     redis_url: str | None = Field(None, description="redis://, rediss:// or unix://; if absent, one is started")
+    storage: str = Field("", description="s3://bucket/prefix or file:///folder for jobs; '' keeps them in data_dir")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
 

@@ -70,7 +70,7 @@ class JobStore:
         require_text(redis)
         self.redis: Any = redis
         self.settings = settings
-        self.files = JobFiles(data_dir)
+        self.files = JobFiles(data_dir, settings.storage)
         self.scripts = Scripts(redis)
         self.doorbell = Doorbell(redis)
         self.roster = Roster(redis)
@@ -272,6 +272,7 @@ class JobStore:
 
     def shard_dirs(self, job_id: str) -> Paths:
         """The run directories of a job in the order of its systems; one that has not begun does not exist yet."""
+        self.files.fetch(job_id, often=True)
         return [self.files.shard(job_id, shard_idx) for shard_idx in range(self._n_shards(job_id))]
 
     def structures(self, job_id: str) -> Iterator[Structure]:
@@ -286,6 +287,7 @@ class JobStore:
         """
         if page_token and not page_token.isdecimal():
             raise InvalidParameterError("page_token is not one that a list answered with.", pointer="/page_token")
+        self.files.fetch(job_id, often=True)
         first = int(page_token or 0)
         page: Objects = []
         for shard_idx, (offset, n_systems) in enumerate(self._shard_sizes(job_id)):
@@ -379,6 +381,7 @@ class JobStore:
         with self.files.locked(job_id) as folder:
             record = self.get(job_id)
             write_atomically(folder / "record.json", record.model_dump_json())
+            self.files.push_record(job_id)
         return record
 
     # -- follow

@@ -224,9 +224,8 @@ def check(storm: Storm) -> None:
     assert min(attempts) == 1, "no run was left alone, so nothing was compared"
     interrupted = sum(attempt > 1 for attempt in attempts)
     states = [record.state.value for record in records.values()]
-    print(
-        f"\n{len(states)} jobs: { ({s: states.count(s) for s in set(states)}) }; {interrupted} went on elsewhere; {storm.done}"
-    )
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    print(f"\n{len(states)} jobs: {counts}; {interrupted} went on elsewhere; {storm.done}")
 
 
 def _trajectory(storm: Storm, job_id: str) -> tuple[list[int], str]:
