@@ -67,14 +67,14 @@ def atoms_per_s(trainer: Trainer, seconds: float) -> list[tuple[float, float]]:
     """Of every step made within `seconds`: atoms per second, and per CPU second, which others do not slow."""
     speeds: list[tuple[float, float]] = []
     started = time.perf_counter()
-    batches = trainer.batches()
+    steps = trainer.steps()
     while time.perf_counter() - started < seconds or len(speeds) < N_WARM_UP + 2:
         before, cpu_before = time.perf_counter(), time.process_time()
-        planned = next(batches)
-        float(trainer.step(planned, 0.1))  # waits for the device
-        n_atoms = len(planned.batch.forces_ev_per_ang)
-        speeds.append((n_atoms / (time.perf_counter() - before), n_atoms / (time.process_time() - cpu_before)))
-    batches.close()
+        made = trainer.advance(steps)
+        float(made.loss_sum)  # waits for the device
+        wall, cpu = time.perf_counter() - before, time.process_time() - cpu_before
+        speeds.append((made.n_atoms / wall, made.n_atoms / cpu))
+    steps.close()
     return speeds[N_WARM_UP:]
 
 

@@ -111,6 +111,11 @@ def reversed_bonds(x: torch.Tensor, reverse: torch.Tensor) -> torch.Tensor:
     return flat.view_as(x)
 
 
+def degrees_of_components(l_max: int) -> torch.Tensor:
+    """The degree of each component, ((l_max + 1)²,): 0, 1, 1, 1, 2, ..."""
+    return torch.repeat_interleave(torch.arange(l_max + 1), 2 * torch.arange(l_max + 1) + 1)
+
+
 class DegreeLinear(torch.nn.Module):
     """A linear map of the channels for each degree: ((l_max + 1)², n, c_in) -> ((l_max + 1)², n, c_out)."""
 
@@ -118,8 +123,12 @@ class DegreeLinear(torch.nn.Module):
         super().__init__()
         self.l_max = l_max
         self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
+        self.register_buffer("degrees", degrees_of_components(l_max), persistent=False)
+        self.degrees: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda:  # one product: launching several costs more than copies of the weights
+            return x.bmm(self.weight.index_select(0, self.degrees))
         blocks = [x[d * d : (d + 1) ** 2] for d in range(self.l_max + 1)]
         return torch.cat([x_l.bmm(w.expand(len(x_l), -1, -1)) for x_l, w in zip(blocks, self.weight, strict=True)])
 
@@ -131,11 +140,15 @@ class ElementLinear(torch.nn.Module):
         super().__init__()
         shared, own = torch.randn(l_max + 1, 1, n_in, n_out), torch.randn(l_max + 1, n_elements, n_in, n_out)
         self.weight = torch.nn.Parameter((0.8 * shared + 0.6 * own) / sqrt(n_in))
+        self.register_buffer("degrees", degrees_of_components(l_max), persistent=False)
+        self.degrees: torch.Tensor
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """One product: the channels of every atom, among zeros where other elements have theirs."""
         is_element = torch.nn.functional.one_hot(species, self.weight.shape[1]).to(x).unsqueeze(-1)
         x = (x.unsqueeze(2) * is_element).flatten(2)
+        if x.is_cuda:
+            return x.bmm(self.weight.flatten(1, 2).index_select(0, self.degrees))
         return torch.cat([x[d * d : (d + 1) ** 2] @ w.flatten(0, 1) for d, w in enumerate(self.weight)])
 
 
@@ -234,6 +247,8 @@ class Network(torch.nn.Module):
         #: mean energy of a bound atom relative to the free one, per element, eV
         self.register_buffer("binding_ev", torch.zeros(n_elements))
         self.binding_ev: torch.Tensor
+        self.register_buffer("empty_bond", torch.tensor([0.0, 0.0, a.cutoff_ang]), persistent=False)
+        self.empty_bond: torch.Tensor
 
     def forward(
         self,
@@ -246,7 +261,7 @@ class Network(torch.nn.Module):
         """Energies of atoms; see AtomGraph for the arguments."""
         a = self.architecture
         # A masked slot gets a harmless bond at the cutoff, where every radial function is zero.
-        vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, vectors_ang.new_tensor([0.0, 0.0, a.cutoff_ang]))
+        vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, self.empty_bond)
         distance = vectors_ang.square().sum(-1).sqrt()
         species = self.species_of_number[numbers]
         pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])

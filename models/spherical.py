@@ -79,6 +79,28 @@ def tangent_harmonics(l_max: int, directions: np.ndarray) -> np.ndarray:
     return out
 
 
+def _monomials(l_max: int, directions: np.ndarray) -> np.ndarray:
+    """All ordered products of up to l_max components, (n, 3) -> (n, 1 + 3 + 9 + ...)."""
+    parts = [np.ones((len(directions), 1))]
+    for _ in range(l_max):
+        parts.append((parts[-1][:, :, None] * directions[:, None]).reshape(len(directions), -1))
+    return np.concatenate(parts, axis=1)
+
+
+@cache
+def _monomial_coefficients(l_max: int) -> np.ndarray:
+    """Y_lm as a homogeneous polynomial of degree l: ((l_max + 1)², 1 + 3 + 9 + ...), of least norm."""
+    directions = quadrature(2 * l_max)[0]
+    values, monomials = real_harmonics(l_max, directions), _monomials(l_max, directions)
+    out = np.zeros((values.shape[1], monomials.shape[1]))
+    start = 0
+    for degree in range(l_max + 1):
+        columns, rows = slice(start, start + 3**degree), slice(degree**2, (degree + 1) ** 2)
+        out[rows, columns] = np.linalg.lstsq(monomials[:, columns], values[:, rows], rcond=1e-10)[0].T
+        start += 3**degree
+    return out
+
+
 class Harmonics(torch.nn.Module):
     """Real spherical harmonics of unit vectors by their recurrences, one step of arithmetic after the other.
 
@@ -89,9 +111,23 @@ class Harmonics(torch.nn.Module):
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = l_max
+        self.register_buffer("of_monomials", torch.tensor(_monomial_coefficients(l_max)), persistent=False)
+        self.of_monomials: torch.Tensor
 
     def forward(self, unit: torch.Tensor) -> torch.Tensor:
         """(n, 3, ...) -> (n, (l_max + 1)², ...)."""
+        return self.by_monomials(unit) if unit.is_cuda else self.by_recurrence(unit)
+
+    def by_monomials(self, unit: torch.Tensor) -> torch.Tensor:
+        """The same as one product with all monomials, for devices where launches cost more than arithmetic."""
+        n, _, *rest = unit.shape
+        parts = [torch.ones_like(unit[:, :1])]
+        for _ in range(self.l_max):
+            parts.append((parts[-1].unsqueeze(2) * unit.unsqueeze(1)).flatten(1, 2))
+        return (self.of_monomials @ torch.cat(parts, dim=1).flatten(2)).view(n, -1, *rest)
+
+    def by_recurrence(self, unit: torch.Tensor) -> torch.Tensor:
+        """The same, one step of arithmetic after the other."""
         x, y, z = unit.unbind(1)
         out = [torch.empty(0)] * n_harmonics(self.l_max)
         cosine, sine = torch.ones_like(x), torch.zeros_like(x)  # Re and Im of (x + iy)^m

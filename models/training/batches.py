@@ -2,7 +2,8 @@
 
 A store keeps the bonds of all frames one after the other; a batch is gathered from it by index, on a CPU or a GPU
 alike, so that no step waits for Python to lay graphs side by side. A store too large for the device stays on the CPU,
-and a thread sends batches ahead (`ahead`).
+and a thread sends batches ahead (`ahead`). `FrameStore.gather` makes a batch of any given shape, padded where its
+frames leave room, so that steps of one shape can be recorded once and replayed.
 """
 
 from __future__ import annotations
@@ -31,19 +32,32 @@ BATCHES_AHEAD = 3
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """How large the tensors of a batch are: room for frames, for atoms, and for neighbours of each atom."""
+
+    n_frames: int
+    n_atoms: int
+    n_slots: int
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Tensors of several frames. Of the systems the first `n_labelled` carry labels; the rest are close pairs.
+    """Tensors of several frames. Of the systems the first `n_labelled` carry labels; then come close pairs.
 
     Energies are relative to free atoms. Labels a frame does not have are zero with a weight of zero; the weights
-    (n_labelled,) are those of the frames' config_types.
+    (n_labelled,) are those of the frames' config_types. Where a batch has more room than its frames need, there are
+    frames of no atoms and atoms without neighbours, which belong to a last system and weigh nothing.
     """
 
     inputs: GraphTensors
     system_idx: torch.Tensor
     n_systems: int
     n_labelled: int
-    n_with_virial: int
+    n_pairs: int
+    has_virials: bool  # whether any frame of the store has one
+    n_with_virial: torch.Tensor  # (), of the frames that are there
+    n_frames: torch.Tensor  # (), that are there
     n_atoms: torch.Tensor  # (n_labelled,)
     energy_ev: torch.Tensor  # (n_labelled,)
     forces_ev_per_ang: torch.Tensor  # (atoms of labelled systems, 3)
@@ -78,6 +92,10 @@ class ClosePairs:
         farthest = CLOSE_TO * COVALENT_RADII_ANG[numbers].sum(axis=1)
         return cls(numbers, rng.uniform(CLOSE_FROM_ANG, farthest))
 
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both arrays on a device."""
+        return torch.as_tensor(self.numbers, device=device), torch.as_tensor(self.distance_ang, device=device)
+
 
 class FrameStore:
     """Labelled frames with their bonds within the cutoff, as tensors in float64.
@@ -106,14 +124,18 @@ class FrameStore:
             "neighbour": bonds.neighbour,
             "reverse_slot": bonds.reverse_slot,
             "forces": forces,
+        }
+        of_frames = {
             "sizes": frames.n_atoms,
             "first_atom": frames.offsets[:-1],
             "energy": frames.energy_ev - reference,
             "virial": np.where(np.isnan(virial), 0.0, virial),
+            "has_virial": self.has_virial.astype(np.int64),
             "energy_weight": np.ones(len(frames)),
             "force_weight": self.has_forces.astype(np.float64),
             "virial_weight": self.has_virial.astype(np.float64),
         }
+        arrays |= {name: np.concatenate([array, np.zeros_like(array[:1])]) for name, array in of_frames.items()}
         self._tensors = {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
     def __len__(self) -> int:
@@ -127,7 +149,7 @@ class FrameStore:
     def weigh(self, weights: Mapping[str, Weights]) -> None:
         """Multiply the weights of the frames of some config_types."""
         for kind, factors in weights.items():
-            chosen = torch.as_tensor(self.config_type == kind)
+            chosen = torch.as_tensor(np.append(self.config_type == kind, False))
             for name in ("energy", "force", "virial"):
                 self._tensors[f"{name}_weight"][chosen] *= getattr(factors, name)
 
@@ -142,23 +164,47 @@ class FrameStore:
 
     def batch(self, indices: Sequence[int] | np.ndarray, dtype: torch.dtype, pairs: ClosePairs | None = None) -> Batch:
         """Frames side by side, and close pairs behind them."""
-        t, device = self._tensors, self.device
-        chosen = np.asarray(indices, dtype=np.int64)
-        n_total, n_frames = int(self.sizes[chosen].sum()), len(chosen)
-        n_slots = max(1, int(self.n_slots[chosen].max(initial=1)))
-        frames = torch.as_tensor(chosen, device=device)
+        frames = torch.as_tensor(np.asarray(indices, dtype=np.int64), device=self.device)
+        tensors = None if pairs is None else pairs.tensors(self.device)
+        return self.gather(frames, self.shape_of(indices), dtype, tensors)
 
+    def shape_of(self, indices: Sequence[int] | np.ndarray) -> BatchShape:
+        """The room that these frames need."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return BatchShape(len(chosen), int(self.sizes[chosen].sum()), max(1, int(self.n_slots[chosen].max(initial=1))))
+
+    @property
+    def nothing(self) -> int:
+        """The index of a frame of no atoms, which fills a batch that has room for more frames."""
+        return len(self)
+
+    def gather(
+        self,
+        frames: torch.Tensor,
+        shape: BatchShape,
+        dtype: torch.dtype,
+        pairs: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> Batch:
+        """A batch of the frames (shape.n_frames,), and behind them close pairs (n_pairs, 2) and (n_pairs,).
+
+        Nothing here waits for the device, and the shapes of all tensors follow from `shape` alone.
+        """
+        t, device = self._tensors, self.device
+        n_frames, n_pairs = shape.n_frames, 0 if pairs is None else len(pairs[1])
         sizes = t["sizes"][frames]
-        system = torch.repeat_interleave(torch.arange(n_frames, device=device), sizes, output_size=n_total)
-        place = torch.arange(n_total, device=device)
-        first = (torch.cumsum(sizes, 0) - sizes)[system]
-        atoms = t["first_atom"][frames][system] + place - first
-        slots = torch.arange(n_slots, device=device)
-        mask = slots < t["degree"][atoms].unsqueeze(1)
+        ends = torch.cumsum(sizes, 0)
+        place = torch.arange(shape.n_atoms, device=device)
+        system = torch.searchsorted(ends, place, right=True)  # n_frames where there is no atom
+        is_atom = system < n_frames
+        owner = system.clamp(max=n_frames - 1)
+        first = torch.where(is_atom, (ends - sizes)[owner], place)
+        atoms = torch.where(is_atom, t["first_atom"][frames][owner] + place - first, 0)
+        slots = torch.arange(shape.n_slots, device=device)
+        mask = (slots < t["degree"][atoms].unsqueeze(1)) & is_atom.unsqueeze(1)
         edges = torch.where(mask, t["first_edge"][atoms].unsqueeze(1) + slots, 0)
         own = place.unsqueeze(1)
         neighbours = torch.where(mask, t["neighbour"][edges] + first.unsqueeze(1), own)
-        reverse = torch.where(mask, neighbours * n_slots + t["reverse_slot"][edges], own * n_slots + slots)
+        reverse = torch.where(mask, neighbours * shape.n_slots + t["reverse_slot"][edges], own * shape.n_slots + slots)
         inputs: GraphTensors = (
             t["numbers"][atoms],
             t["vectors"][edges].to(dtype) * mask.unsqueeze(-1),
@@ -166,14 +212,18 @@ class FrameStore:
             mask,
             reverse.flatten(),
         )
+        system = torch.where(is_atom, system, n_frames + n_pairs)
         if pairs is not None:
-            inputs, system = _followed_by_pairs(inputs, system, n_frames, pairs)
+            inputs, system = _followed_by_pairs(inputs, system, n_frames, *pairs)
         return Batch(
             inputs=inputs,
             system_idx=system,
-            n_systems=n_frames + (0 if pairs is None else len(pairs.distance_ang)),
+            n_systems=n_frames + n_pairs + 1,
             n_labelled=n_frames,
-            n_with_virial=int(self.has_virial[chosen].sum()),
+            n_pairs=n_pairs,
+            has_virials=bool(self.has_virial.any()),
+            n_with_virial=t["has_virial"][frames].sum(),
+            n_frames=(sizes > 0).sum(),
             n_atoms=sizes.to(dtype),
             energy_ev=t["energy"][frames].to(dtype),
             forces_ev_per_ang=t["forces"][atoms].to(dtype),
@@ -196,18 +246,20 @@ class BatchPlan:
     still random batches.
     """
 
-    CHUNK = 512
+    FRAMES_PER_CHUNK, BATCHES_PER_CHUNK = 512, 24
 
     def __init__(self, costs: np.ndarray, n_slots: np.ndarray, per_batch: int, seed: int) -> None:
         self.costs, self.n_slots, self.per_batch, self.seed = costs, n_slots, per_batch, seed
+        frames_per_batch = per_batch / max(costs.mean(), 1.0)
+        self._chunk = max(self.FRAMES_PER_CHUNK, round(self.BATCHES_PER_CHUNK * frames_per_batch))
 
     def of_pass(self, number: int) -> list[np.ndarray]:
         """The batches of a pass, in their order."""
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.costs))
         batches: list[np.ndarray] = []
-        for start in range(0, len(order), self.CHUNK):
-            chunk = order[start : start + self.CHUNK]
+        for start in range(0, len(order), self._chunk):
+            chunk = order[start : start + self._chunk]
             batches += _cut(chunk[np.argsort(self.n_slots[chunk], kind="stable")], self.costs, self.per_batch)
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -301,24 +353,24 @@ def _virials(frames: FrameSet) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _followed_by_pairs(
-    inputs: GraphTensors, system: torch.Tensor, n_frames: int, pairs: ClosePairs
+    inputs: GraphTensors, system: torch.Tensor, n_frames: int, pair_numbers: torch.Tensor, distance_ang: torch.Tensor
 ) -> tuple[GraphTensors, torch.Tensor]:
     """The graph with a system of two atoms for each pair, along z, the second atom above the first."""
     numbers, vectors, neighbours, mask, reverse = inputs
     n_before, n_slots, device = len(numbers), mask.shape[1], numbers.device
-    n_new = 2 * len(pairs.distance_ang)
+    n_new = 2 * len(distance_ang)
     own = torch.arange(n_before, n_before + n_new, device=device).unsqueeze(1)
     other = torch.arange(n_before, n_before + n_new, device=device).view(-1, 2).flip(1).reshape(-1)
     slots = torch.arange(n_slots, device=device)
     new_vectors = vectors.new_zeros(n_new, n_slots, 3)
-    distance = torch.as_tensor(pairs.distance_ang, device=device).to(vectors.dtype)
+    distance = distance_ang.to(vectors.dtype)
     new_vectors[0::2, 0, 2], new_vectors[1::2, 0, 2] = distance, -distance
     is_bond = (slots == 0).expand(n_new, n_slots)
     new_neighbours = torch.where(is_bond, other.unsqueeze(1), own)
     new_reverse = new_neighbours * n_slots + slots
     whose = torch.arange(n_frames, n_frames + n_new // 2, device=device).repeat_interleave(2, output_size=n_new)
     return (
-        torch.cat([numbers, torch.as_tensor(pairs.numbers.reshape(-1), device=device)]),
+        torch.cat([numbers, pair_numbers.reshape(-1)]),
         torch.cat([vectors, new_vectors]),
         torch.cat([neighbours, new_neighbours]),
         torch.cat([mask, is_bond]),

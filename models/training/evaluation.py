@@ -103,6 +103,7 @@ def compare(network: Network, store: FrameStore, atoms_per_batch: int | None = N
     for chosen in store.in_batches(size):
         batch = store.batch(chosen, weights.dtype).to(weights.device)
         energy, forces, virial, _ = predict(network, batch, differentiable=False)
+        energy, virial = energy[: batch.n_labelled], virial[: batch.n_labelled]
         parts["energy"].append(_side_by_side(batch.energy_ev, energy))
         labelled = np.repeat(store.has_forces[chosen], store.sizes[chosen])
         parts["forces"].append(_without_label(_side_by_side(batch.forces_ev_per_ang, forces), ~labelled))

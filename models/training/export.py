@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,22 +90,7 @@ def _training(trainer: Trainer, yaml_text: str) -> dict[str, Any]:
         "n_passes": position.pass_number,
         "wall_time_s": round(position.seconds),
         "atoms_per_s": round(sum(n_atoms_per_s) / len(n_atoms_per_s)) if n_atoms_per_s else None,
-        "hardware": hardware(trainer.device),
+        "hardware": position.origin["hardware"],
         "torch": torch.__version__,
         "reproducible": config.is_reproducible,
     }
-
-
-def hardware(device: torch.device) -> str:
-    """The GPU, or the CPU and how many threads of it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {torch.get_num_threads()} thread(s)"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

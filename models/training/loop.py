@@ -7,9 +7,9 @@ and resumed ends in the weights of one that was not, bit by bit (on a CPU with o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,28 @@ import torch
 from equipot.errors import NonFiniteError, NotResumableError
 from equipot.models.network import Architecture, Network
 from equipot.models.training import schedule
-from equipot.models.training.batches import Batch, BatchPlan, ClosePairs, FrameStore, ahead
+from equipot.models.training.batches import BatchPlan, FrameStore
 from equipot.models.training.config import TrainingConfig
 from equipot.models.training.datasets import TrainingData
 from equipot.models.training.evaluation import Comparison, compare
+from equipot.models.training.hardware import hardware
 from equipot.models.training.log import LOG, Log
-from equipot.models.training.losses import loss_of
 from equipot.models.training.muon import muon_for
 from equipot.models.training.progress import TrainingProgress
 from equipot.models.training.reference import compositions
 from equipot.models.training.state import Position, read_state, write_state
+from equipot.models.training.steps import (
+    STEPS_AHEAD,
+    EagerSteps,
+    Learner,
+    Made,
+    Rates,
+    RecordedSteps,
+    Steps,
+    planned_steps,
+)
 
-PAIRS_PER_BATCH = 8
 FRAMES_TO_CALIBRATE = 25
-PAIR_STREAM = 7919  # tells the random pairs of a step from the shuffling of a pass
 
 
 def fit_binding(counts: np.ndarray, energy_ev: np.ndarray) -> np.ndarray:
@@ -43,14 +51,6 @@ def fit_binding(counts: np.ndarray, energy_ev: np.ndarray) -> np.ndarray:
     scale = 1.0 / counts.sum(1)
     solution: np.ndarray = np.linalg.lstsq(counts * scale[:, None], energy_ev * scale, rcond=1e-8)[0]
     return solution
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A batch, and the place of the next one: (pass, batch in the pass)."""
-
-    batch: Batch
-    next_place: tuple[int, int]
 
 
 @dataclass
@@ -67,11 +67,11 @@ class Meter:
         """A meter that starts at a position, with losses from before."""
         return cls(torch.tensor(loss_sum, dtype=torch.float64, device=device), n_losses, position.seconds)
 
-    def add(self, loss: torch.Tensor, n_atoms: int) -> None:
-        """Count a step."""
-        self.loss_sum += loss
-        self.n_losses += 1
-        self.n_atoms += n_atoms
+    def add(self, made: Made) -> None:
+        """Count steps."""
+        self.loss_sum += made.loss_sum
+        self.n_losses += made.n_steps
+        self.n_atoms += made.n_atoms
 
     @property
     def mean_loss(self) -> float:
@@ -157,21 +157,29 @@ class Trainer:
         if o.kind == "muon":
             return muon_for(self.network, o.learning_rate, o.weight_decay)
         return torch.optim.AdamW(
-            self.network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay, amsgrad=True, fused=True
+            self.network.parameters(),
+            lr=o.learning_rate,
+            weight_decay=o.weight_decay,
+            amsgrad=True,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
     # ---- the loop
 
     def run(self, should_stop: Callable[[], bool] = lambda: False, stop_after_s: float = float("inf")) -> bool:
-        """Train to the end, or until told to stop or `stop_after_s` is over; True at the end. The state is on disk."""
+        """Train to the end, or until told to stop or `stop_after_s` is over; True at the end. The state is on disk.
+
+        Several trainings may run in threads of one process: each has its own stream on the device.
+        """
         started = time.monotonic()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), self._stream():
             self._set_generators()
             while not self.is_done:
                 self._switch_precision()
-                with closing(self.batches()) as batches:
-                    stopped = self._steps(batches, lambda: should_stop() or time.monotonic() - started > stop_after_s)
+                with closing(self.steps()) as steps:
+                    stopped = self._train(steps, lambda: should_stop() or time.monotonic() - started > stop_after_s)
                 if stopped:
                     break
         return self.is_done
@@ -181,25 +189,59 @@ class Trainer:
         """Whether the last step has been made."""
         return schedule.share_done(self.position, self.config.optimiser) >= 1.0
 
-    def _steps(self, batches: Iterator[Planned], should_stop: Callable[[], bool]) -> bool:
+    def steps(self) -> Steps:
+        """Makes the steps from the present place on, in the present precision."""
+        p, learner = self.position, Learner(self.network, self.average, self.optimiser, self.config.optimiser.clip_norm)
+        planned = planned_steps(
+            self.plan, self.data.elements, self.config.seed, p.step, (p.pass_number, p.batch_in_pass)
+        )
+        is_recorded = self.device.type == "cuda" and self.is_resident
+        kind = RecordedSteps if is_recorded else EagerSteps
+        return kind(learner, self.train, planned, self.dtype, self.device)
+
+    def advance(self, steps: Steps) -> Made:
+        """Make the next steps, up to where something else is due."""
+        position, done = self.position, schedule.share_done(self.position, self.config.optimiser)
+        made = steps.make(self._rates(), schedule.loss_part(self.config, done))
+        schedule.pass_steps(self.config, position, made.n_steps)
+        position.pass_number, position.batch_in_pass = made.next_place
+        return made
+
+    def _rates(self) -> list[Rates]:
+        """Rates of the next steps, none of them beyond a validation, a stage, a precision or the end."""
+        config, o = self.config, self.config.optimiser
+        at, rates = replace(self.position), []
+        first = schedule.share_done(at, o)
+        while len(rates) < STEPS_AHEAD:
+            done = schedule.share_done(at, o)
+            is_other = schedule.precision(o, done) != schedule.precision(o, first) or done >= 1.0
+            if rates and (is_other or schedule.final_stage(config, done) != schedule.final_stage(config, first)):
+                break
+            rates.append(Rates(schedule.learning_rate(config, at, done), schedule.average_decay(config, at, done)))
+            schedule.pass_steps(config, at, 1)
+            if at.step % o.validate_every == 0:
+                break
+        return rates
+
+    def _train(self, steps: Steps, should_stop: Callable[[], bool]) -> bool:
         """Steps in one precision; True if they were stopped."""
         o, position = self.config.optimiser, self.position
         row = Meter.at(position, self.device, position.loss_sum, position.n_losses)
         shown = Meter.at(position, self.device)
         saved = last = time.monotonic()
-        for planned in batches:
-            done = schedule.share_done(position, o)
-            loss = self.step(planned, done)
+        while True:
+            rate = schedule.learning_rate(self.config, position, schedule.share_done(position, o))
+            made = self.advance(steps)
             now = time.monotonic()
             position.seconds += now - last
             last = now
             for meter in (row, shown):
-                meter.add(loss, len(planned.batch.forces_ev_per_ang))
+                meter.add(made)
             if self.progress.is_due:
                 self.progress.show(position.step, shown.mean_loss, shown.atoms_per_s(position))
                 shown = Meter.at(position, self.device)
             if position.step % o.validate_every == 0 or self.is_done:
-                self._validate(row, schedule.learning_rate(self.config, position, done))
+                self._validate(row, rate)
                 row, last = Meter.at(position, self.device), time.monotonic()
             if now - saved > self.config.checkpoint_every_s:
                 self._save(row)
@@ -208,46 +250,13 @@ class Trainer:
             if stopped or self.is_done or schedule.precision(o, schedule.share_done(position, o)) != self.dtype:
                 self._save(row)
                 return stopped
-        raise AssertionError("there is always another batch")
 
-    def step(self, planned: Planned, done: float) -> torch.Tensor:
-        """One step down the gradient; gives the loss without waiting for it."""
-        position = self.position
-        for group in self.optimiser.param_groups:
-            group["lr"] = schedule.learning_rate(self.config, position, done)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(self.network, planned.batch, schedule.loss_part(self.config, done))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimiser.clip_norm)
-        self.optimiser.step()
-        position.step += 1
-        position.pass_number, position.batch_in_pass = planned.next_place
-        decay = schedule.average_decay(self.config, position, done)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1.0 - decay)
-        return loss.detach()
-
-    def batches(self) -> Generator[Planned, None, None]:
-        """Batches from the present place on, in the present precision; made ahead if they come from the CPU."""
-        if self.is_resident:
-            yield from self._planned()
-            return
-        with closing(ahead(self._planned)) as planned:
-            for item in planned:
-                yield Planned(item.batch.to(self.device), item.next_place)
-
-    def _planned(self) -> Iterator[Planned]:
-        step, number, start = self.position.step, self.position.pass_number, self.position.batch_in_pass
-        while True:
-            batches = self.plan.of_pass(number)
-            for place in range(start, len(batches)):
-                rng = np.random.default_rng([self.config.seed, step, PAIR_STREAM])
-                pairs = ClosePairs.drawn(self.data.elements, PAIRS_PER_BATCH, rng)
-                batch = self.train.batch(batches[place], self.dtype, pairs)
-                is_last = place == len(batches) - 1
-                yield Planned(batch, (number + 1, 0) if is_last else (number, place + 1))
-                step += 1
-            number, start = number + 1, 0
+    def _stream(self) -> AbstractContextManager[object]:
+        """A stream of the device for this training alone."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.stream(torch.cuda.Stream(self.device))
 
     # ---- judging and saving
 
@@ -332,6 +341,7 @@ class Trainer:
             "torch": torch.__version__,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
+            "hardware": hardware(self.device),
         }
 
     def _compare_origin(self, position: Position) -> None:

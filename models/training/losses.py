@@ -17,18 +17,21 @@ def loss_of(network: Network, batch: Batch, loss: LossPart) -> torch.Tensor:
     """The loss of a batch, a scalar; nothing here waits for the device."""
     energy, forces, virial, _ = predict(network, batch, differentiable=True)
     n, n_force = batch.n_labelled, len(batch.forces_ev_per_ang)
-    energy_error = (energy[:n] - batch.energy_ev) / batch.n_atoms
-    total = loss.energy * _mean(_of_numbers(energy_error, loss), batch.energy_weight)
+    n_atoms = batch.n_atoms.clamp(min=1.0)
+    energy_error = (energy[:n] - batch.energy_ev) / n_atoms
+    energy_penalty = _of_numbers(energy_error, loss) * batch.energy_weight
+    total = loss.energy * energy_penalty.sum() / batch.n_frames
 
     force_square = (forces[:n_force] - batch.forces_ev_per_ang).square().sum(-1)
     force_penalty = _of_squares(force_square, loss.force_penalty, loss.force_delta_ev_per_ang)
-    total = total + loss.force * _mean(force_penalty, batch.force_weight[batch.system_idx[:n_force]])
+    weight = torch.cat([batch.force_weight, batch.force_weight.new_zeros(batch.n_pairs + 1)])  # of every system
+    total = total + loss.force * (force_penalty * weight[batch.system_idx[:n_force]]).sum() / batch.n_atoms.sum()
 
-    if batch.n_with_virial and loss.virial:
-        virial_error = (virial[:n] - batch.virial_ev) / batch.n_atoms[:, None, None]
+    if batch.has_virials and loss.virial:
+        virial_error = (virial[:n] - batch.virial_ev) / n_atoms[:, None, None]
         penalty = _of_squares(virial_error.square().sum((-1, -2)), loss.virial_penalty, loss.virial_delta_ev)
-        total = total + loss.virial * (penalty * batch.virial_weight).sum() / batch.n_with_virial
-    if batch.n_systems > n:
+        total = total + loss.virial * (penalty * batch.virial_weight).sum() / batch.n_with_virial.clamp(min=1)
+    if batch.n_pairs:
         push = forces[n_force + 1 :: 2, 2]  # of the second atom of each pair, away from the first
         total = total + loss.repulsion * torch.relu(LEAST_PUSH_EV_PER_ANG - push).mean()
     return total
@@ -59,7 +62,3 @@ def _of_squares(square: torch.Tensor, penalty: Penalty, delta: float) -> torch.T
     inside = square < delta**2
     norm = torch.where(inside, delta**2, square).sqrt()
     return torch.where(inside, 0.5 * square / delta, norm - 0.5 * delta)
-
-
-def _mean(penalty: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return (penalty * weight).mean()

@@ -46,13 +46,25 @@ def precision(o: OptimiserPart, done: float) -> torch.dtype:
     return torch.float64 if done >= 1.0 - o.float64_fraction and o.float64_fraction else torch.float32
 
 
-def average_decay(config: TrainingConfig, position: Position, done: float) -> float:
-    """How much of the average stays when the weights of a step are added to it; counts them in the final stage."""
+def is_averaged_uniformly(config: TrainingConfig, done: float) -> bool:
+    """Whether the weights of a step at this place count the same in the average as those before them."""
     stage = final_stage(config, done)
-    if stage is not None and stage.average == "uniform":
-        position.n_averaged += 1
-        return 1.0 - 1.0 / position.n_averaged
-    return min(config.optimiser.ema_decay, (1.0 + position.step) / (10.0 + position.step))
+    return stage is not None and stage.average == "uniform"
+
+
+def average_decay(config: TrainingConfig, position: Position, done: float) -> float:
+    """How much of the average stays when the weights of the next step are added to it."""
+    if is_averaged_uniformly(config, done):
+        return 1.0 - 1.0 / (position.n_averaged + 1)
+    n_steps = position.step + 1
+    return min(config.optimiser.ema_decay, (1.0 + n_steps) / (10.0 + n_steps))
+
+
+def pass_steps(config: TrainingConfig, position: Position, n_steps: int) -> None:
+    """Count steps that were made, all in one stage."""
+    if is_averaged_uniformly(config, share_done(position, config.optimiser)):
+        position.n_averaged += n_steps
+    position.step += n_steps
 
 
 def note_validation(config: TrainingConfig, position: Position, validation_loss: float) -> None:

@@ -13,13 +13,13 @@ import torch
 from equipot.models.graph import batch_graphs
 from equipot.models.network import Network
 from equipot.models.potential import Potential, graph_tensors
-from equipot.models.training.batches import CLOSE_TO, Batch, BatchPlan, ClosePairs, FrameStore, ahead
+from equipot.models.training.batches import CLOSE_TO, Batch, BatchPlan, BatchShape, ClosePairs, FrameStore, ahead
 from equipot.models.training.config import FinalStage, LossPart, TrainingConfig, Weights
 from equipot.models.training.domain import fit_domain
 from equipot.models.training.evaluation import compare
 from equipot.models.training.frames import Frame, FrameSet
 from equipot.models.training.losses import LEAST_PUSH_EV_PER_ANG, loss_of, of_stage
-from equipot.models.training.schedule import average_decay, learning_rate, note_validation, precision
+from equipot.models.training.schedule import average_decay, learning_rate, note_validation, pass_steps, precision
 from equipot.models.training.state import Position
 from equipot.structure import Structure
 from tests.models.conftest import ethanol, graph_of, slab, small_network, triclinic_crystal
@@ -93,7 +93,7 @@ def test_a_gathered_batch_is_the_graphs_of_its_frames_side_by_side(
 def test_close_pairs_ride_behind_the_labelled_frames(store: FrameStore) -> None:
     pairs = ClosePairs.drawn([1, 6], 5, np.random.default_rng(0))
     batch = store.batch([0, 2], torch.float64, pairs)
-    assert (batch.n_labelled, batch.n_systems, len(batch.forces_ev_per_ang)) == (2, 7, 11)
+    assert (batch.n_labelled, batch.n_pairs, len(batch.forces_ev_per_ang)) == (2, 5, 11)
     numbers, vectors, neighbours, mask, reverse = batch.inputs
     assert mask[11:].sum() == 10
     np.testing.assert_array_equal(numbers[11:], pairs.numbers.ravel())
@@ -136,6 +136,21 @@ def test_frames_without_forces_are_judged_by_their_energies(frames: FrameSet, ne
     only_energy = LossPart(force=0.0, virial=0.0)
     batch = store.batch([0, 1], torch.float64)
     assert value_of(network, batch, LossPart(virial=0.0)) == value_of(network, batch, only_energy)
+
+
+@pytest.mark.parametrize("with_pairs", [False, True])
+def test_room_that_frames_do_not_need_changes_no_loss(store: FrameStore, network: Network, with_pairs: bool) -> None:
+    """Two frames in a batch with room for five, for more atoms and for longer rows."""
+    chosen = [3, 4]
+    pairs = ClosePairs.drawn([1, 6], 5, np.random.default_rng(0)) if with_pairs else None
+    tight = store.batch(chosen, torch.float64, pairs)
+    need = store.shape_of(chosen)
+    shape = BatchShape(need.n_frames + 3, need.n_atoms + 11, need.n_slots + 2)
+    frames = torch.tensor([*chosen, *[store.nothing] * 3])
+    tensors = None if pairs is None else pairs.tensors(torch.device("cpu"))
+    roomy = store.gather(frames, shape, torch.float64, tensors)
+    for loss in (LossPart(repulsion=1.0), LossPart(energy_penalty="l2", force_penalty="huber", virial_penalty="l2")):
+        assert value_of(network, roomy, loss) == pytest.approx(value_of(network, tight, loss), rel=1e-10)
 
 
 # ---- order
@@ -264,6 +279,7 @@ def test_the_final_stage_changes_weights_rate_and_average_when_it_begins() -> No
     for value in values:
         decay = average_decay(config, position, 0.6)
         mean = decay * mean + (1.0 - decay) * value
+        pass_steps(config, position, 1)
     assert mean == pytest.approx(3.0)
 
 
