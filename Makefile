@@ -11,7 +11,7 @@ ARGS ?=
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long check format test-image bench-accuracy clean
+.PHONY: help install run test test-long chaos check format test-image bench-accuracy clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,11 @@ test: $(VENV)/.ok ## run the tests (minutes)
 
 test-long: $(VENV)/.ok ## run the long tests (minutes to hours)
 	@echo "==> pytest -m long $(ARGS)"
-	@$(BIN)/python -m pytest -m long --timeout 0 $(ARGS)
+	@$(BIN)/python -m pytest -m long --timeout 0 --ignore tests/chaos $(ARGS)
+
+chaos: $(VENV)/.ok ## let a storm of 500 jobs rage over the service (half an hour)
+	@echo "==> pytest -m long tests/chaos $(ARGS)"
+	@$(BIN)/python -m pytest -m long --timeout 0 -s tests/chaos $(ARGS)
 
 check: $(VENV)/.ok ## lint, format, types, layers and the examples of the documentation
 	@echo "==> ruff check"
