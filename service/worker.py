@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -199,21 +200,30 @@ def main(settings: Settings | None = None) -> int:
         "models": engines.names,
     }
     heartbeat = Heartbeat(store, claims, bench, meter, worker_id, about)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until RQ's own handlers are there
     heartbeat.start()
-    _preload(settings, engines, device)
-    about |= {"ready": True, "models": engines.names}
-    heartbeat.beat()
-    Watch(store)
-    evaluator = Evaluator(Desk(connect(url, patience_s=settings.redis_patience_s)), device)
-    evaluator.start()
-    log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
     try:
-        _listen(store.redis, bench, settings, worker_id, device)
+        _preload(settings, engines, device)
+        about |= {"ready": True, "models": engines.names}
+        heartbeat.beat()
+        Watch(store)
+        evaluator = Evaluator(Desk(connect(url, patience_s=settings.redis_patience_s)), device)
+        evaluator.start()
+        log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
+        try:
+            _listen(store.redis, bench, settings, worker_id, device)
+        finally:
+            evaluator.stop()
     finally:
-        evaluator.stop()
         heartbeat.stop()
     log.info("stopped")
     return 0
+
+
+def _leave(number: int, frame: object) -> None:
+    """Asked to stop before the first job: there is nothing to hand back."""
+    sys.exit(0)
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
