@@ -34,7 +34,8 @@ SHARDS_TOGETHER = 32  #: taken at a time by a worker with a GPU
 ATOMS_TOGETHER = 5_000  #: of several shards in one pass on a GPU, which takes hardly longer than for a few
 STEP_ATOMS = 400  #: moved in one step on a CPU, so that a step stays short
 LISTEN_S = 0.5  #: between two looks at what was asked of all shards
-STARVED_S = 10.0  #: without a turn, after which a shard goes before newer ones
+YOUNG_S = 10.0  #: of turns, within which a shard is run to its end before others have more turns
+STARVED_S = 10.0  #: without a turn, after which a shard that is not young goes before all others
 SLICE_S = 0.1  #: between two looks at what was asked of the worker
 MOST_THERMO_ROWS = 16  #: in one report; the table on disk has them all
 SYSTEM_EVENT = ("system_idx", "outcome", "converged", "n_steps", "energy_ev", "fmax_ev_per_ang")
@@ -51,6 +52,7 @@ class ShardAtWork:
         self.provider: ForceProvider | None = None
         self.begun = self.last_turn = time.monotonic()
         self.n_turns = 0
+        self.used_s = 0.0  #: of its turns together
         self._reported = 0.0
         self._checkpoint: tuple[int, int] | None = None  # inode and time of the file
         self._checkpoint_step: int | None = None
@@ -87,6 +89,17 @@ class ShardAtWork:
         claim = self.claim
         asked = {"request_id": claim.request_id} if claim.request_id else {}
         return structlog.contextvars.bound_contextvars(job_id=claim.job_id, shard=claim.shard_idx, **asked)
+
+    def place_in_line(self, now: float) -> tuple[int, float]:
+        """Smallest first: what came last; then the young, the oldest first until it ends; then the old in turns.
+
+        Turns for all alike would let nothing end while much waits. An old one has a turn every `STARVED_S` at least.
+        """
+        if self.n_turns == 0:
+            return 1, -self.begun
+        if self.used_s < YOUNG_S:
+            return 2, self.begun
+        return (0 if now - self.last_turn >= STARVED_S else 3), self.last_turn
 
     @property
     def open_run(self) -> Run:
@@ -186,8 +199,8 @@ class ShardAtWork:
 class Workbench:
     """Gives shards turns of about a second and looks for new ones between and during turns.
 
-    Turns are shared out by time among owners. Of one owner what came last goes first, so that a small job never waits
-    for long ones; what has waited long goes before that. Small shards with the same forces have their turn together.
+    Turns are shared out by time among owners; among the shards of one owner see `place_in_line`. Small shards with the
+    same forces have their turn together.
     """
 
     def __init__(
@@ -266,7 +279,7 @@ class Workbench:
         owner = min(self._used_s, key=lambda owner: (self._used_s[owner], -self._newest(owner)))
         now = time.monotonic()
         line = [shard for shard in self._shards if shard.claim.owner == owner]
-        line.sort(key=lambda shard: (now - shard.last_turn < STARVED_S, shard.n_turns, -shard.begun))
+        line.sort(key=lambda shard: shard.place_in_line(now))
         return self._with_mates(line)
 
     @property
@@ -305,6 +318,7 @@ class Workbench:
         self._used_s[owner] = self._used_s.get(owner, 0.0) + now - begun
         for shard in staying:
             shard.n_turns += 1
+            shard.used_s += now - begun
             shard.last_turn = now
             if shard.alone:
                 self._guarded(shard, lambda shard=shard: self._vouch_for(shard))  # type: ignore[misc]
