@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from equipot.service.claims import Claims
+
+_numbers = count()
 
 
 def _claimed(service: Any, n: int) -> list[str]:
     """The owners of the next shards, each taken by a worker of its own."""
     owners = []
-    for number in range(n):
-        claim = Claims(service.store, f"worker-{number}", "cpu").claim(1)
+    for _ in range(n):
+        claim = Claims(service.store, f"worker-{next(_numbers)}", "cpu").claim(1)
         assert claim is not None
         owners.append(claim.owner or claim.job_id)
     return owners

@@ -62,4 +62,4 @@ def test_what_one_host_writes_another_reads_and_only_one_attempt_and_one_result_
     assert there.read_result(job_id, 0) is None
     here.remove(job_id)
     assert not here.job(job_id).exists()
-    assert list(Storage(address).folders("jobs/")) == []
+    assert Storage(address).list("jobs/") == {}
