@@ -35,14 +35,17 @@ class Storage:
             from obstore.store import LocalStore, S3Store
         except ImportError as error:
             raise EquipotError("Object storage needs obstore.", hint="pip install 'equipot[s3]'") from error
-        parts, options = urlsplit(url), dict(parse_qsl(urlsplit(url).query))
+        parts = urlsplit(url)
+        options: dict[str, Any] = dict(parse_qsl(parts.query))
         self._obstore: Any = obstore
         self._store: Any
         if parts.scheme == "file":
             Path(parts.path).mkdir(parents=True, exist_ok=True)
             self._store = LocalStore(parts.path)
         elif parts.scheme == "s3" and parts.netloc and set(options) <= {"endpoint", "region"}:
-            plain = {"client_options": {"allow_http": True}} if options.get("endpoint", "").startswith("http:") else {}
+            plain: dict[str, Any] = (
+                {"client_options": {"allow_http": True}} if options.get("endpoint", "").startswith("http:") else {}
+            )
             self._store = S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options, **plain)
         else:
             raise InvalidParameterError(

@@ -80,8 +80,8 @@ class Metrics:
     ) -> bytes:
         """The page a scraper reads; `depth` is JobStore.depth, `counters` what the workers counted."""
         for device, counts in depth.items():
-            for what, value in zip(("shards", "systems", "atoms"), counts, strict=True):
-                self._waiting.labels(device, what).set(value)
+            for what, n in zip(("shards", "systems", "atoms"), counts, strict=True):
+                self._waiting.labels(device, what).set(n)
         self._work.counters = counters
         for what, value in queue.items():
             self._queue.labels(what).set(value)
