@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from equipot.calculator.base import OutsideTrainingDomainWarning, PotentialCalculator, charge_and_spin, has_volume
-from equipot.calculator.convert import from_atoms
+from equipot.calculator.convert import CHARGE_KEY, from_atoms
 from equipot.errors import InvalidParameterError
 from equipot.models.loading import load_potential
 from equipot.models.neighbours import NeighbourSearch
@@ -31,7 +32,12 @@ class EquipotCalculator(PotentialCalculator):
 
     Energies are in eV, forces in eV/Å, stress in eV/Å³ with ASE's sign and order (xx, yy, zz, yz, xz, xy). Beside ASE's
     properties, `results["domain_distance"]` tells how far the structure is from the training data: above 1 it is
-    outside, and an OutsideTrainingDomainWarning is given once for each new system. The Atoms are never changed.
+    outside, and an OutsideTrainingDomainWarning is given once for each new system. `results["uncertainties"]` is the
+    expected error of the force on each atom (eV/Å) and `results["uncertainty"]` the largest (None where the potential
+    was not calibrated). The Atoms are never changed.
+
+    `level_of_theory` chooses one that the potential was trained on, None the first. `charge` is the total charge in e
+    of atoms whose `info` says none.
 
     Raises UnsupportedElementError for an element the potential does not know and InvalidParameterError for a `charge`
     or `spin_multiplicity` in `atoms.info` it was not trained for.
@@ -44,12 +50,17 @@ class EquipotCalculator(PotentialCalculator):
         dtype: str | None = None,
         skin_ang: float = 0.5,
         compile: bool = False,
+        level_of_theory: str | None = None,
+        charge: int | None = None,
     ) -> None:
         if isinstance(model, Potential):
-            _refuse_conflict(model, device, dtype, compile)
+            _refuse_conflict(model, device, dtype, compile, level_of_theory)
             self.potential = model
         else:
-            self.potential = load_potential(model, device=device, dtype=dtype, compile=compile)
+            self.potential = load_potential(
+                model, device=device, dtype=dtype, compile=compile, level_of_theory=level_of_theory
+            )
+        self.charge = charge
         self.skin_ang = skin_ang
         self._origin = self.potential if isinstance(model, Potential) else os.fspath(model)
         self._search = NeighbourSearch(self.potential.cutoff_ang, skin_ang)
@@ -64,12 +75,17 @@ class EquipotCalculator(PotentialCalculator):
         self._check_against_model(atoms)
         cell = np.array(atoms.cell.complete()) if atoms.pbc.any() else None
         graph = self._search.graph(atoms.numbers, atoms.positions, cell, tuple(atoms.pbc))
+        if charge := self._info(atoms).get(CHARGE_KEY):
+            graph = replace(graph, charge=np.array([round(charge)]))
         prediction = self.potential.evaluate(graph)
         results = {
             "energy": prediction.energy_ev,
             "energies": prediction.energies_ev,
             "forces": prediction.forces_ev_per_ang,
             "domain_distance": prediction.domain_distance,
+            "uncertainty": prediction.uncertainty_ev_per_ang,
+            "uncertainties": prediction.uncertainties_ev_per_ang,
+            "level_of_theory": self.potential.level_of_theory,
         }
         if has_volume(atoms):
             results["stress"] = prediction.stress_ev_per_ang3(atoms.cell.volume)
@@ -84,11 +100,12 @@ class EquipotCalculator(PotentialCalculator):
             "device": self.potential.device,
             "skin_ang": self.skin_ang,
             "execution": self.potential.execution,
+            "level_of_theory": self.potential.level_of_theory,
         }
 
     def __copy__(self) -> EquipotCalculator:
         """Another calculator on the same (immutable) potential, without results."""
-        return type(self)(self.potential, skin_ang=self.skin_ang)
+        return type(self)(self.potential, skin_ang=self.skin_ang, charge=self.charge)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EquipotCalculator:
         return self.__copy__()
@@ -97,18 +114,33 @@ class EquipotCalculator(PotentialCalculator):
         if isinstance(self._origin, Potential):
             raise TypeError("A calculator made from a loaded Potential cannot be pickled: make it from a model name.")
         device, dtype = self.potential.device, self.potential.dtype
-        return type(self), (self._origin, device, dtype, self.skin_ang, self.potential.execution == "compiled")
+        compiled, level = self.potential.execution == "compiled", self.potential.level_of_theory
+        return type(self), (self._origin, device, dtype, self.skin_ang, compiled, level, self.charge)
+
+    def _info(self, atoms: Atoms) -> dict[str, Any]:
+        """Charge and spin of the atoms; what they say of themselves counts more than the calculator's own charge."""
+        own = {} if self.charge is None else {CHARGE_KEY: self.charge}
+        return {**own, **charge_and_spin(atoms)}
 
     def _check_against_model(self, atoms: Atoms) -> None:
         """Elements and charge are looked at when they change."""
-        key = (atoms.numbers.tobytes(), charge_and_spin(atoms))
+        key = (atoms.numbers.tobytes(), self._info(atoms))
         if key != self._accepted:
-            structure = from_atoms(Atoms(atoms.numbers, atoms.positions, info=charge_and_spin(atoms)))
-            check_against_model(structure, self.potential.elements, self.potential.name)
+            structure = from_atoms(Atoms(atoms.numbers, atoms.positions, info=self._info(atoms)))
+            p = self.potential
+            check_against_model(structure, p.elements, p.name, charges=p.charges)
             self._accepted = key
 
 
-def _refuse_conflict(potential: Potential, device: str | None, dtype: str | None, compile: bool) -> None:
+def _refuse_conflict(
+    potential: Potential, device: str | None, dtype: str | None, compile: bool, level_of_theory: str | None
+) -> None:
+    if potential.card.head_of(level_of_theory) not in (0, potential.head):
+        raise InvalidParameterError(
+            f"The potential is loaded for {potential.level_of_theory} already.",
+            pointer="/level_of_theory",
+            hint="Give the model's name, or load it with this level_of_theory.",
+        )
     other = dtype not in (None, potential.dtype) or device not in (None, "auto", potential.device)
     if other or (compile and potential.execution != "compiled"):
         raise InvalidParameterError(

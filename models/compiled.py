@@ -64,10 +64,11 @@ class CompiledPass:
         neighbours: torch.Tensor,
         mask: torch.Tensor,
         reverse: torch.Tensor,
+        *condition: torch.Tensor,
     ) -> PassTensors:
         """See `eager_pass`. A lone atom is computed beside another, far away: compiled sizes are two or more."""
         n_atoms, n_slots = neighbours.shape
-        inputs = [numbers, vectors_ang, neighbours, mask, reverse]
+        inputs = [numbers, vectors_ang, neighbours, mask, reverse, *condition]
         if n_atoms < 2 or n_slots < 2:
             inputs = _padded(inputs)
         energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
@@ -103,8 +104,8 @@ def largest_deviation(compiled: CompiledPass, network: Network) -> float:
     exact = copy.deepcopy(network).double()
     worst = 0.0
     for graph in (_cluster(network, 11), _cluster(network, 1)):
-        got = compiled(*graph_tensors(graph, dtype, torch.device("cpu")))
-        expected = eager_pass(exact, *graph_tensors(graph, torch.float64, torch.device("cpu")))
+        got = compiled(*graph_tensors(graph, dtype, torch.device("cpu"), network.architecture))
+        expected = eager_pass(exact, *graph_tensors(graph, torch.float64, torch.device("cpu"), network.architecture))
         for a, b in zip(got, expected, strict=True):
             scale = max(1.0, float(b.abs().max()))
             worst = max(worst, float((a.double() - b).abs().max()) / scale)
@@ -123,7 +124,7 @@ def _cluster(network: Network, n_atoms: int) -> AtomGraph:
 
 def _padded(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same with one atom and one slot more, both empty."""
-    numbers, vectors, neighbours, mask, reverse = inputs
+    numbers, vectors, neighbours, mask, reverse, *condition = inputs
     n_atoms, n_slots = neighbours.shape
     pad = torch.nn.functional.pad
     slot = torch.arange((n_atoms + 1) * (n_slots + 1)).view(n_atoms + 1, n_slots + 1)
@@ -135,6 +136,7 @@ def _padded(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         pad(neighbours, (0, 1, 0, 1)),
         pad(mask, (0, 1, 0, 1)),
         slot.flatten(),
+        *(torch.cat([rows, rows[:1]]) for rows in condition),
     ]
 
 
@@ -155,7 +157,8 @@ def _compile(network: Network, package: Path, dtype: torch.dtype) -> None:
         warnings.simplefilter("ignore")
         with fresh_cache(dir=folder):  # inductor's own cache lies where others may write, and is unpickled
             graph = make_fx(traced, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
-            exported = torch.export.export(graph, example, dynamic_shapes=(row, both, both, both, row), strict=False)
+            shapes = (row, both, both, both, row, row)[: len(example)]
+            exported = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
             made = Path(folder) / "made.pt2"
             torch._inductor.aoti_compile_and_package(exported, package_path=str(made))
         note = Path(folder) / "made.sha256"
@@ -175,7 +178,7 @@ def _example(network: Network, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         reverse=rng.permutation(n_atoms * n_slots),
         system_idx=np.zeros(n_atoms, dtype=np.int64),
     )
-    return graph_tensors(graph, dtype, torch.device("cpu"))
+    return graph_tensors(graph, dtype, torch.device("cpu"), network.architecture)
 
 
 def _key(network: Network, weights_sha256: str, dtype: torch.dtype) -> str:

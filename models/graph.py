@@ -18,6 +18,8 @@ class AtomGraph:
     numbers (n_atoms,) atomic numbers; vectors_ang (n_atoms, n_slots, 3) from the atom to its neighbour in Å;
     neighbours (n_atoms, n_slots) index of the neighbour; mask (n_atoms, n_slots) True where there is one;
     reverse (n_atoms * n_slots,) flat index of the reversed bond; system_idx (n_atoms,) system of each atom.
+    charge (n_systems,) total charge in e and head (n_systems,) index of the level of theory, of each system; None: all
+    neutral, all of the first level.
     """
 
     numbers: np.ndarray
@@ -27,6 +29,8 @@ class AtomGraph:
     reverse: np.ndarray
     system_idx: np.ndarray
     n_systems: int = 1
+    charge: np.ndarray | None = None
+    head: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -89,4 +93,17 @@ def batch_graphs(graphs: Sequence[AtomGraph]) -> AtomGraph:
         parts["system_idx"].append(graph.system_idx + system)
         offset += n_atoms
         system += graph.n_systems
-    return AtomGraph(**{name: np.concatenate(arrays) for name, arrays in parts.items()}, n_systems=system)
+    return AtomGraph(
+        **{name: np.concatenate(arrays) for name, arrays in parts.items()},
+        n_systems=system,
+        charge=_side_by_side([graph.charge for graph in graphs], graphs),
+        head=_side_by_side([graph.head for graph in graphs], graphs),
+    )
+
+
+def _side_by_side(values: Sequence[np.ndarray | None], graphs: Sequence[AtomGraph]) -> np.ndarray | None:
+    """What is known of the systems of several graphs; zeros where a graph says nothing, None if none does."""
+    if all(value is None for value in values):
+        return None
+    zeros = (np.zeros(graph.n_systems, dtype=np.int64) for graph in graphs)
+    return np.concatenate([zero if value is None else value for value, zero in zip(values, zeros, strict=True)])

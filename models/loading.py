@@ -18,7 +18,7 @@ from equipot.elements import NUMBERS
 from equipot.errors import InvalidParameterError, InvalidWeightsError
 from equipot.models.allocation import keep_memory
 from equipot.models.network import Architecture, Network
-from equipot.models.potential import PassTensors, Potential, TrainingDomain
+from equipot.models.potential import ForceUncertainty, PassTensors, Potential, TrainingDomain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST_NETWORK = 50_000_000  # parameters; a card that asks for more is refused
@@ -29,15 +29,18 @@ def load_potential(
     device: str | None = None,
     dtype: str | None = None,
     compile: bool = False,  # torch's name for it
+    level_of_theory: str | None = None,
 ) -> Potential:
     """The potential behind a model name, or the one whose card is at a path ending in .json.
 
     device None or "auto" means CUDA if there is one, else the CPU; dtype "float64" (default) or "float32". With
     `compile` the pass is compiled for this processor, which takes a minute the first time and is kept in the user's
     cache (`equipot.models.compiled`); where that fails, and on CUDA, the potential runs eagerly, with a warning.
+    `level_of_theory` chooses one of several that the potential was trained on (`card.level_names`); None is the first.
     Raises UnknownModelError, InvalidWeightsError or InvalidParameterError.
     """
     path, card = _card_of(model)
+    head = card.head_of(level_of_theory)
     torch_dtype = _dtype(dtype)
     torch_device = resolve_device(device)
     keep_memory()
@@ -50,22 +53,35 @@ def load_potential(
             tensors["domain.whitening"].to(torch_device, torch_dtype),
             card.domain_threshold,
         )
-    reference_ev = np.full(119, np.nan)
-    for symbol, energy_ev in card.isolated_atom_energies_ev.items():
-        reference_ev[NUMBERS[symbol]] = energy_ev
+    tables = [level.isolated_atom_energies_ev for level in card.levels] or [card.isolated_atom_energies_ev]
+    reference_ev = np.full((len(tables), 119), np.nan)
+    for row, table in zip(reference_ev, tables, strict=True):
+        row[[NUMBERS[symbol] for symbol in table]] = list(table.values())
     network = network.to(torch_device, torch_dtype).eval().requires_grad_(False)
     compiled = _compiled(network, card, torch_dtype, torch_device) if compile else None
-    return Potential(card, network, reference_ev, domain, torch_dtype, torch_device, compiled)
+    uncertainty = None
+    if card.uncertainty is not None:
+        factors = tensors["uncertainty.factors"].to(torch_device, torch.float64)
+        uncertainty = ForceUncertainty(factors, card.uncertainty.scales_ev_per_ang)
+    return Potential(
+        card, network, reference_ev, domain, torch_dtype, torch_device, compiled, head=head, uncertainty=uncertainty
+    )
 
 
 def save_potential(
-    folder: Path, card: PotentialCard, network: Network, domain: TrainingDomain | None = None
+    folder: Path,
+    card: PotentialCard,
+    network: Network,
+    domain: TrainingDomain | None = None,
+    uncertainty: ForceUncertainty | None = None,
 ) -> PotentialCard:
     """Write weights (float32) and card to `folder`; gives the card with the sha256 of the weights in it."""
     tensors = {f"network.{name}": value.detach().float().cpu() for name, value in network.state_dict().items()}
     if domain is not None:
         tensors["domain.mean"] = domain.mean.detach().float().cpu()
         tensors["domain.whitening"] = domain.whitening.detach().float().cpu()
+    if uncertainty is not None:
+        tensors["uncertainty.factors"] = uncertainty.factors.detach().float().cpu()
     data = save({name: value.contiguous() for name, value in sorted(tensors.items())})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +145,7 @@ def _tensors(path: Path, card: PotentialCard) -> dict[str, torch.Tensor]:
 def _network(card: PotentialCard, tensors: dict[str, torch.Tensor], path: Path) -> Network:
     try:
         fields = {**card.architecture, "elements": tuple(int(z) for z in card.architecture["elements"])}
+        fields["charges"] = tuple(int(q) for q in card.architecture.get("charges", ()))
         architecture = Architecture(**fields)
         if architecture.n_channels**2 * architecture.n_layers * (architecture.l_max + 1) > LARGEST_NETWORK:
             raise InvalidWeightsError(f"{path.name} describes a network beyond {LARGEST_NETWORK} parameters.")

@@ -64,9 +64,17 @@ class Architecture(Sizes):
     """Everything needed to build the network; it stands in the card."""
 
     elements: tuple[int, ...]
+    n_heads: int = 1  # levels of theory, each with readouts of its own
+    charges: tuple[int, ...] = ()  # total charges that it was trained for; none: it is not told the charge
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the network is told of each atom the level of theory and the total charge of its system."""
+        return self.n_heads > 1 or bool(self.charges)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "elements": list(self.elements)}
+        known = {**asdict(self), "elements": list(self.elements), "charges": list(self.charges)}
+        return known if self.is_conditioned else {k: v for k, v in known.items() if k not in ("n_heads", "charges")}
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,32 @@ class Layer(torch.nn.Module):
         return mixed * (self.scale * sqrt(4.0 * pi))
 
 
+class Film(torch.nn.Module):
+    """Scale and shift of a layer's features by what is known of the whole system (FiLM; Perez et al., AAAI 2018).
+
+    Scalars are scaled and shifted, functions of l > 0 only scaled, so everything stays equivariant. A level of theory
+    and a charge add up. At first nothing is changed.
+    """
+
+    def __init__(self, a: Architecture, l_out: int) -> None:
+        super().__init__()
+        self.l_out, c = l_out, a.n_channels
+        self.head_scale = torch.nn.Parameter(torch.zeros(a.n_heads, l_out + 1, c))
+        self.head_shift = torch.nn.Parameter(torch.zeros(a.n_heads, c))
+        n_charges = max(1, len(a.charges))
+        self.charge_scale = torch.nn.Parameter(torch.zeros(n_charges, l_out + 1, c))
+        self.charge_shift = torch.nn.Parameter(torch.zeros(n_charges, c))
+
+    def forward(self, h: torch.Tensor, condition: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+        """h ((l_out + 1)², n_atoms, c), condition (n_atoms, 2): head and charge, bound (n_atoms,): 0 for a lone atom,
+        which is not shifted."""
+        head, charge = condition.unbind(1)
+        scale = 1.0 + self.head_scale[head] + self.charge_scale[charge]
+        shift = (self.head_shift[head] + self.charge_shift[charge]) * bound.unsqueeze(1)
+        scaled = [h[d * d : (d + 1) ** 2] * scale[:, d] for d in range(self.l_out + 1)]
+        return torch.cat([scaled[0] + shift, *scaled[1:]])
+
+
 class Network(torch.nn.Module):
     """Energies of atoms from bond vectors; everything that is learned, and the repulsion beside it."""
 
@@ -237,15 +271,18 @@ class Network(torch.nn.Module):
         l_out = [a.l_hidden] * (a.n_layers - 1) + [0]
         self.is_chiral = a.factorisation != "gaunt"
         self.layers = torch.nn.ModuleList(Layer(a, is_first=t == 0, l_out=l_out[t]) for t in range(a.n_layers))
-        self.linear_readout = torch.nn.Parameter(torch.zeros(a.n_layers, n_elements, c))
+        n_kinds = n_elements * a.n_heads  # an atom is read by its element and the level of theory
+        self.linear_readout = torch.nn.Parameter(torch.zeros(a.n_layers, n_kinds, c))
         self.hidden_readout = torch.nn.Parameter(torch.randn(c, a.readout_width) / sqrt(c))
-        self.output_readout = torch.nn.Parameter(0.1 * torch.randn(n_elements, a.readout_width) / sqrt(a.readout_width))
+        output = 0.1 * torch.randn(n_elements, a.readout_width) / sqrt(a.readout_width)
+        self.output_readout = torch.nn.Parameter(output.repeat(a.n_heads, 1))
+        self.films = torch.nn.ModuleList(Film(a, l_film) for l_film in l_out) if a.is_conditioned else None
         species = torch.full((119,), -1, dtype=torch.int64)
         species[list(a.elements)] = torch.arange(n_elements)
         self.register_buffer("species_of_number", species, persistent=False)
         self.species_of_number: torch.Tensor
-        #: mean energy of a bound atom relative to the free one, per element, eV
-        self.register_buffer("binding_ev", torch.zeros(n_elements))
+        #: mean energy of a bound atom relative to the free one, per head and element, eV
+        self.register_buffer("binding_ev", torch.zeros(n_kinds))
         self.binding_ev: torch.Tensor
         self.register_buffer("empty_bond", torch.tensor([0.0, 0.0, a.cutoff_ang]), persistent=False)
         self.empty_bond: torch.Tensor
@@ -257,8 +294,13 @@ class Network(torch.nn.Module):
         neighbours: torch.Tensor,
         mask: torch.Tensor,
         reverse: torch.Tensor,
+        condition: torch.Tensor | None = None,
     ) -> AtomicEnergies:
-        """Energies of atoms; see AtomGraph for the arguments."""
+        """Energies of atoms; see AtomGraph for the arguments.
+
+        condition (n_atoms, 2): index of the level of theory, and of the charge among `charges`, of each atom's system;
+        only for a network that is conditioned.
+        """
         a = self.architecture
         # A masked slot gets a harmless bond at the cutoff, where every radial function is zero.
         vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, self.empty_bond)
@@ -267,24 +309,29 @@ class Network(torch.nn.Module):
         pair = (species.unsqueeze(1).expand_as(neighbours), species[neighbours])
         radial = self.basis(distance) * self.repulsion.switch(distance, pair).unsqueeze(1)
         unit = (vectors_ang / distance.unsqueeze(-1)).transpose(1, 2)
-        learned, scalars = self._look(species, pair, unit, radial, reverse)
+        crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
+        boundness = -torch.expm1(-BINDING_RATE * crowding)
+        told = None if self.films is None or condition is None else (condition, boundness)
+        kind = species if told is None else species + len(a.elements) * condition[:, 0]  # type: ignore[index]
+        learned, scalars = self._look(species, kind, pair, unit, radial, reverse, told)
         if self.is_chiral:  # the mean over a system and its mirror image is the true part of what is seen
-            learned_mirrored, scalars_mirrored = self._look(species, pair, -unit, radial, reverse)
+            learned_mirrored, scalars_mirrored = self._look(species, kind, pair, -unit, radial, reverse, told)
             learned, scalars = 0.5 * (learned + learned_mirrored), 0.5 * (scalars + scalars_mirrored)
 
         zbl = 0.5 * self.repulsion(distance, pair).sum(-1)
-        crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
-        bound = self.binding_ev[species] * -torch.expm1(-BINDING_RATE * crowding)
+        bound = self.binding_ev[kind] * boundness
         descriptors = torch.cat([scalars, self._densities(radial.detach(), pair[1])], dim=-1)
         return AtomicEnergies(learned * a.energy_scale_ev, zbl + bound, descriptors)
 
     def _look(
         self,
         species: torch.Tensor,
+        kind: torch.Tensor,
         pair: tuple[torch.Tensor, torch.Tensor],
         unit: torch.Tensor,
         radial: torch.Tensor,
         reverse: torch.Tensor,
+        told: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Learned energies (n_atoms,) and scalars (n_atoms, n_layers c) of the layers that see these directions."""
         harmonics = self.harmonics(unit)
@@ -293,14 +340,16 @@ class Network(torch.nn.Module):
         h: torch.Tensor | None = None
         learned = torch.zeros_like(unit[:, 0, 0])
         scalars = []
-        for layer, readout in zip(self.layers, self.linear_readout, strict=True):
+        for t, (layer, readout) in enumerate(zip(self.layers, self.linear_readout, strict=True)):
             assert isinstance(layer, Layer)
             received = None if h is None else reversed_bonds(layer.send(h, bonds), reverse)
             h = layer.update(layer.receive(received, bonds), h, species)
+            if told is not None and self.films is not None:
+                h = self.films[t](h, *told)
             scalars.append(h[0])
-            learned = learned + (h[0] * readout[species]).sum(-1)
+            learned = learned + (h[0] * readout[kind]).sum(-1)
         hidden = torch.nn.functional.silu(scalars[-1] @ self.hidden_readout)
-        return learned + (hidden * self.output_readout[species]).sum(-1), torch.cat(scalars, dim=-1)
+        return learned + (hidden * self.output_readout[kind]).sum(-1), torch.cat(scalars, dim=-1)
 
     @torch.no_grad()
     def calibrate(
@@ -310,6 +359,7 @@ class Network(torch.nn.Module):
         neighbours: torch.Tensor,
         mask: torch.Tensor,
         reverse: torch.Tensor,
+        condition: torch.Tensor | None = None,
     ) -> None:
         """Scale the messages so that the functions they make are of size one on the sphere in these surroundings.
 
@@ -323,7 +373,7 @@ class Network(torch.nn.Module):
             hook = layer.mix_messages.register_forward_hook(
                 lambda _module, _inputs, out, sizes=sizes: sizes.append(out.square().mean().sqrt())
             )
-            self(numbers, vectors_ang, neighbours, mask, reverse)
+            self(numbers, vectors_ang, neighbours, mask, reverse, condition)
             hook.remove()
             layer.gain *= component / sizes[0]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,12 +12,13 @@ import torch
 from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph
-from equipot.models.network import Network, reversed_bonds
+from equipot.models.network import Architecture, Network, reversed_bonds
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
-GraphTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+#: numbers, vectors, neighbours, mask, reverse, and the condition for a network that takes one
+GraphTensors = tuple[torch.Tensor, ...]
 #: energies (n_atoms,) float64, forces (n_atoms, 3), virials (n_atoms, 3, 3), descriptors (n_atoms, n_features)
 PassTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -36,21 +37,44 @@ class Prediction:
     forces_ev_per_ang: np.ndarray
     virial_ev: np.ndarray
     domain_distance: float | None
+    uncertainties_ev_per_ang: np.ndarray | None = None  # (n_atoms,) expected length of the error of each force
+
+    @property
+    def uncertainty_ev_per_ang(self) -> float | None:
+        """The largest of any atom."""
+        found = self.uncertainties_ev_per_ang
+        return None if found is None else float(found.max(initial=0.0))
 
     def stress_ev_per_ang3(self, volume_ang3: float) -> np.ndarray:
         """Stress (6,) in ASE's sign and Voigt order, of a cell of this volume."""
         return np.array([self.virial_ev[component] for component in VOIGT]) / volume_ang3
 
 
-def graph_tensors(graph: AtomGraph, dtype: torch.dtype, device: torch.device) -> GraphTensors:
-    """The graph as the network takes it."""
-    return (
+def graph_tensors(
+    graph: AtomGraph, dtype: torch.dtype, device: torch.device, architecture: Architecture | None = None
+) -> GraphTensors:
+    """The graph as the network takes it; a network that is conditioned needs its architecture named."""
+    tensors = (
         torch.as_tensor(graph.numbers, dtype=torch.int64, device=device),  # what compiled code expects
         torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device),
         torch.as_tensor(graph.neighbours, device=device),
         torch.as_tensor(graph.mask, device=device),
         torch.as_tensor(graph.reverse, device=device),
     )
+    if architecture is None or not architecture.is_conditioned:
+        return tensors
+    nothing = np.zeros(graph.n_systems, dtype=np.int64)
+    head = nothing if graph.head is None else graph.head
+    charge = charge_indices(nothing if graph.charge is None else graph.charge, architecture.charges)
+    return (*tensors, torch.as_tensor(np.stack([head, charge], axis=1)[graph.system_idx], device=device))
+
+
+def charge_indices(charge: np.ndarray, charges: Sequence[int]) -> np.ndarray:
+    """Where the charges (n_systems,) stand among those a network was trained for; 0 where it is not told of charges."""
+    if not charges:
+        return np.zeros(len(charge), dtype=np.int64)
+    place = {q: index for index, q in enumerate(charges)}
+    return np.array([place[int(q)] for q in charge], dtype=np.int64)
 
 
 def forces_and_virials(
@@ -73,11 +97,12 @@ def eager_pass(
     neighbours: torch.Tensor,
     mask: torch.Tensor,
     reverse: torch.Tensor,
+    *condition: torch.Tensor,
 ) -> PassTensors:
     """Everything a pass over a graph gives for its atoms; the energies without their reference, in float64."""
     vectors = vectors_ang.detach().requires_grad_(True)
     with torch.enable_grad():
-        out = network(numbers, vectors, neighbours, mask, reverse)
+        out = network(numbers, vectors, neighbours, mask, reverse, *condition)
         (gradient,) = torch.autograd.grad((out.learned_ev + out.fixed_ev).sum(), vectors)
     with torch.no_grad():
         forces, virials = forces_and_virials(gradient, vectors, reverse)
@@ -107,6 +132,29 @@ class TrainingDomain:
         return out
 
 
+class ForceUncertainty:
+    """Expected error of the force on each atom: how poorly training determines what its readout says (last layer).
+
+    The posterior of a linear readout of the features φ, Gaussian, has the variance φᵀ (Φᵀ Φ + λ)⁻¹ φ = |L φ|² with one
+    factor L for each element (a Laplace approximation of the last layer; Daxberger et al., NeurIPS 2021). Its root is
+    mapped to an error of forces by a power law that was fitted on held-out molecules.
+    """
+
+    def __init__(self, factors: torch.Tensor, scales: Sequence[float]) -> None:
+        self.factors = factors  # (n_elements, n_features + 1, n_features + 1), float64
+        self.scales = tuple(scales)  # exp(a) and b of error = exp(a) s^b, and the smallest error
+
+    def spreads(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """(n_atoms,) the uncalibrated spread, of features (n_atoms, n_features)."""
+        phi = torch.cat([features.double(), features.new_ones(len(features), 1).double()], dim=1)
+        return (self.factors[species] @ phi.unsqueeze(-1)).squeeze(-1).square().sum(-1).sqrt()
+
+    def errors_ev_per_ang(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """(n_atoms,) the expected length of the error of the force."""
+        factor, power, least = self.scales
+        return (factor * self.spreads(features, species) ** power).clamp(min=least)
+
+
 @dataclass(frozen=True, eq=False)
 class AtomicQuantities:
     """What a pass over a graph gives for every atom, numpy and float64 (the distances in the dtype of the pass).
@@ -119,6 +167,7 @@ class AtomicQuantities:
     forces_ev_per_ang: np.ndarray
     virials_ev: np.ndarray
     domain_distances: np.ndarray | None
+    uncertainties_ev_per_ang: np.ndarray | None = None
 
 
 class Potential:
@@ -133,11 +182,15 @@ class Potential:
         dtype: torch.dtype,
         device: torch.device,
         compiled: Callable[..., PassTensors] | None = None,
+        head: int = 0,
+        uncertainty: ForceUncertainty | None = None,
     ) -> None:
         self.card = card
         self.network = network
-        self.reference_ev = reference_ev  # (119,) by atomic number, float64
+        self.reference_ev = np.atleast_2d(reference_ev)  # (n_heads, 119) by level of theory and atomic number, float64
         self.domain = domain
+        self.uncertainty = uncertainty
+        self.head = head  # the level of theory it speaks
         self.torch_dtype = dtype
         self.torch_device = device
         self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
@@ -156,8 +209,17 @@ class Potential:
         return self.card.cutoff_ang
 
     @property
+    def level_of_theory(self) -> str:
+        return self.card.level_names[self.head]
+
+    @property
+    def charges(self) -> tuple[int, ...]:
+        """Total charges it was trained for at this level of theory."""
+        return tuple(self.card.charges_of(self.head))
+
+    @property
     def elements(self) -> tuple[str, ...]:
-        return tuple(sorted(self.card.elements, key=NUMBERS.__getitem__))
+        return tuple(sorted(self.card.elements_of(self.head), key=NUMBERS.__getitem__))
 
     @property
     def dtype(self) -> str:
@@ -182,21 +244,30 @@ class Potential:
         return self._split(graph, self._compute(graph), [slice(a, b) for a, b in zip(starts, ends, strict=True)])
 
     def _compute(self, graph: AtomGraph) -> AtomicQuantities:
-        tensors = graph_tensors(graph, self.torch_dtype, self.torch_device)
+        if graph.head is None and self.head:
+            graph = replace(graph, head=np.full(graph.n_systems, self.head))
+        tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
             distances = self.domain.distances(descriptors, self.network.species_of_number[tensors[0]]).cpu().numpy()
+        errors = None
+        if self.uncertainty is not None:
+            a = self.network.architecture
+            species = self.network.species_of_number[tensors[0]]
+            features = descriptors[:, : a.n_layers * a.n_channels]
+            errors = self.uncertainty.errors_ev_per_ang(features, species).cpu().numpy()
         return AtomicQuantities(
-            energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances
+            energies.cpu().numpy(), forces.double().cpu().numpy(), virials.double().cpu().numpy(), distances, errors
         )
 
     def _split(self, graph: AtomGraph, atoms: AtomicQuantities, systems: list[slice]) -> list[Prediction]:
-        energies = atoms.energies_ev + self.reference_ev[graph.numbers]
+        head = self.head if graph.head is None else graph.head[graph.system_idx]
+        energies = atoms.energies_ev + self.reference_ev[head, graph.numbers]
         predictions = []
         for system in systems:
             virial = atoms.virials_ev[system].sum(0)
-            distances = atoms.domain_distances
+            distances, errors = atoms.domain_distances, atoms.uncertainties_ev_per_ang
             predictions.append(
                 Prediction(
                     energy_ev=float(energies[system].sum()),
@@ -204,6 +275,7 @@ class Potential:
                     forces_ev_per_ang=atoms.forces_ev_per_ang[system],
                     virial_ev=0.5 * (virial + virial.T),
                     domain_distance=None if distances is None else float(distances[system].max()),
+                    uncertainties_ev_per_ang=None if errors is None else errors[system],
                 )
             )
         return predictions

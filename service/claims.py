@@ -74,6 +74,7 @@ class Claims:
             model_sha256=static["model_sha256"],
             params=static["params"],
             dtype=static["dtype"],
+            level_of_theory=static["level_of_theory"],
             device=self._device if static["device"] == "auto" else static["device"],
             system_offset=int(offset),
             n_systems=int(n_systems),

@@ -23,7 +23,7 @@ class Engines:
         self._n_threads = n_threads
         self._compile = compile
         self._meter = meter or Meter()
-        self._providers: dict[tuple[str, str, str, bool], ForceProvider] = {}
+        self._providers: dict[tuple[str, str, str, str | None, bool], ForceProvider] = {}
         self._names: list[str] = []
 
     @property
@@ -32,28 +32,38 @@ class Engines:
         return list(self._names)
 
     def get(
-        self, model: str, sha256: str | None, dtype: Dtype, device: Device, reproducible: bool = False
+        self,
+        model: str,
+        sha256: str | None,
+        dtype: Dtype,
+        device: Device,
+        level_of_theory: str | None = None,
+        reproducible: bool = False,
     ) -> ForceProvider:
-        """Forces from this potential; `reproducible` ones are computed system by system on a GPU too.
+        """Forces from this potential, at its first level of theory or the one named.
+
+        `reproducible` ones are computed system by system on a GPU too.
 
         Raises UnknownModelError if it is not registered, NotResumableError if its weights are not the ones with
         `sha256` (None takes whatever is there).
         """
         reproducible = reproducible and device == "cuda"  # a CPU has no other way
-        if sha256 is not None and (sha256, dtype, device, reproducible) in self._providers:
-            return self._providers[sha256, dtype, device, reproducible]
+        if sha256 is not None and (sha256, dtype, device, level_of_theory, reproducible) in self._providers:
+            return self._providers[sha256, dtype, device, level_of_theory, reproducible]
         with torch_threads(1):  # compiled code has the number of threads built in
-            potential = load_potential(model, device, dtype, compile=self._compile and device != "cuda")
+            potential = load_potential(model, device, dtype, self._compile and device != "cuda", level_of_theory)
         if sha256 not in (None, potential.sha256):
             raise NotResumableError(
                 f"The weights of {model!r} on this worker are not those the job was submitted with "
                 f"({potential.sha256[:12]}… instead of {str(sha256)[:12]}…).",
                 hint="Give all workers the same weights; a job never changes its weights.",
             )
-        key = (potential.sha256, dtype, device, reproducible)
+        key = (potential.sha256, dtype, device, level_of_theory, reproducible)
         if key not in self._providers:
             native = NativeProvider(potential, self._n_threads, reproducible=reproducible)
             self._providers[key] = MeteredProvider(native, self._meter)
             self._names.append(f"{potential.name} {dtype} {device}")
             log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
+        named = (potential.sha256, dtype, device, potential.level_of_theory, reproducible)
+        self._providers.setdefault(named, self._providers[key])
         return self._providers[key]

@@ -72,7 +72,9 @@ class Evaluator:
     def _computed(self, questions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         first = questions[0]
         device: Device = first["device"] if self._device == "cuda" else "cpu"
-        provider = self._engines.get(first["model"], first["sha256"], first["dtype"], device)
+        provider = self._engines.get(
+            first["model"], first["sha256"], first["dtype"], device, first.get("level_of_theory")
+        )
         systems = [
             System.of(structure_from_json(data), key=object())
             for question in questions
@@ -93,7 +95,7 @@ def _alike(questions: Sequence[Question]) -> list[list[Question]]:
     """Grouped by potential and precision, in the order of arrival."""
     groups: dict[tuple[str, ...], list[Question]] = {}
     for number, question in questions:
-        key = tuple(str(question[name]) for name in ("sha256", "dtype", "device"))
+        key = tuple(str(question.get(name)) for name in ("sha256", "dtype", "device", "level_of_theory"))
         groups.setdefault(key, []).append((number, question))
     return list(groups.values())
 
@@ -110,6 +112,7 @@ def _item(evaluation: Evaluation) -> dict[str, Any]:
         "forces_ev_per_ang": listed(evaluation.forces_ev_per_ang),
         "stress_ev_per_ang3": listed(evaluation.stress_ev_per_ang3),
         "domain_distance": _finite(evaluation.domain_distance),
+        "uncertainty_ev_per_ang": _finite(evaluation.uncertainty_ev_per_ang),
         "error": None,
     }
 

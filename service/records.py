@@ -116,6 +116,7 @@ class ShardClaim:
     reproducible: bool  #: on a GPU, computed apart from every other shard
     request_id: str  #: of the request that submitted the job
     wall_left_s: float | None  #: running time left to the job, if limited
+    level_of_theory: str | None = None
     alone: bool = False  #: a worker died with it and others: nothing else runs until it has passed a checkpoint
 
     @property

@@ -43,7 +43,9 @@ class Storage:
             Path(parts.path).mkdir(parents=True, exist_ok=True)
             self._store = LocalStore(parts.path)
         elif parts.scheme == "s3" and parts.netloc and set(options) <= {"endpoint", "region"}:
-            plain: dict[str, Any] = (
+            plain: dict[str, Any] = {}
+            if options.get("endpoint", "").startswith("http:"):
+                plain["client_options"] = {"allow_http": True}
                 {"client_options": {"allow_http": True}} if options.get("endpoint", "").startswith("http:") else {}
             )
             self._store = S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options, **plain)

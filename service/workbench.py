@@ -62,7 +62,9 @@ class ShardAtWork:
     def open(self, store: JobStore, claims: Claims, engines: Engines) -> None:
         """Load the potential and begin the run, or go on from its last checkpoint."""
         claim = self.claim
-        provider = engines.get(claim.model, claim.model_sha256, claim.dtype, claim.device, claim.reproducible)
+        provider = engines.get(
+            claim.model, claim.model_sha256, claim.dtype, claim.device, claim.level_of_theory, claim.reproducible
+        )
         self.provider = provider
         callbacks: dict[str, Callable[..., None]] = {
             "on_thermo": self._on_thermo,

@@ -49,6 +49,7 @@ def relax(
     compile: bool = False,
     n_threads: int | None = None,
     reproducible: bool = False,
+    level_of_theory: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **params: Any,
 ) -> list[RelaxResult]:
@@ -58,10 +59,11 @@ def relax(
     model: a model name, the path of a card, a potential, or any ASE calculator. device, dtype and compile are for the
     first two; `compile` takes up to a minute once and makes every evaluation several times faster. n_threads: systems
     computed at a time, if absent as many as torch has threads, or one unless compiled; it changes no result.
-    reproducible: also on a GPU, compute every system by itself.
+    reproducible: also on a GPU, compute every system by itself. level_of_theory: one that the potential was trained on,
+    if absent its first; the charge of a structure is its own (`charge`, or `info["charge"]` of Atoms).
     In a list, a structure that cannot be computed is `rejected` and the others go on; alone, it raises its error.
     """
-    forces = Forces(model, device, dtype, compile, n_threads, reproducible)
+    forces = Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory)
     records, given = _run("relax", structures, forces, params, on_progress=on_progress)
     return [RelaxResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
@@ -75,9 +77,10 @@ def singlepoint(
     compile: bool = False,
     n_threads: int | None = None,
     reproducible: bool = False,
+    level_of_theory: str | None = None,
 ) -> list[SinglepointResult]:
     """Energy, forces and stress of structures where they stand; arguments as in `relax`."""
-    forces = Forces(model, device, dtype, compile, n_threads, reproducible)
+    forces = Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory)
     records, given = _run("singlepoint", structures, forces, {})
     return [SinglepointResult.from_record(r, _final_atoms(g, r)) for r, g in zip(records, given, strict=True)]
 
@@ -93,6 +96,7 @@ def run_md(
     compile: bool = False,
     n_threads: int | None = None,
     reproducible: bool = False,
+    level_of_theory: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_frame: Callable[[Atoms], None] | None = None,
     **params: Any,
@@ -107,7 +111,7 @@ def run_md(
         records, given = _run(
             "md",
             structures,
-            Forces(model, device, dtype, compile, n_threads, reproducible),
+            Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory),
             params,
             folder=folder,
             keep=output is not None,
@@ -151,12 +155,13 @@ def provider_for(
     compile: bool = False,
     n_threads: int | None = None,
     reproducible: bool = False,
+    level_of_theory: str | None = None,
 ) -> ForceProvider:
     """The force provider behind a model name, a card's path, a potential or a calculator; arguments as in `relax`.
 
     Raises InvalidParameterError if device, dtype or compile are given for something that already has its own.
     """
-    return Forces(model, device, dtype, compile, n_threads, reproducible).provider()
+    return Forces(model, device, dtype, compile, n_threads, reproducible, level_of_theory).provider()
 
 
 @dataclass(frozen=True)
@@ -169,13 +174,15 @@ class Forces:
     compile: bool = False
     n_threads: int | None = None
     reproducible: bool = False
+    level_of_theory: str | None = None
 
     @classmethod
     def as_begun(cls, request: RunRequest, n_threads: int | None = None) -> Forces:
         """What a run was begun with."""
         begun = request.provider
         compiled = begun["pins"].get("execution") == "native compiled"
-        return cls(begun["model"], begun["device"], begun["dtype"], compiled, n_threads)
+        level = begun.get("level_of_theory")
+        return cls(begun["model"], begun["device"], begun["dtype"], compiled, n_threads, level_of_theory=level)
 
     def provider(self) -> ForceProvider:
         """The provider itself."""
@@ -183,7 +190,7 @@ class Forces:
             from equipot.models.loading import load_potential
 
             with torch_threads(1):  # compiled code has the number of threads built in
-                potential = load_potential(self.model, self.device, self.dtype, **self._compiled)
+                potential = load_potential(self.model, self.device, self.dtype, **self._compiled, **self._level)
             return self._native(potential)
         self._refuse_what_is_settled()
         potential = getattr(self.model, "potential", self.model)  # our own calculator carries its potential
@@ -198,11 +205,15 @@ class Forces:
     def _compiled(self) -> dict[str, bool]:
         return {"compile": True} if self.compile else {}
 
+    @property
+    def _level(self) -> dict[str, str]:
+        return {} if self.level_of_theory is None else {"level_of_theory": self.level_of_theory}
+
     def _refuse_what_is_settled(self) -> None:
-        for name in ("device", "dtype", "compile"):
+        for name in ("device", "dtype", "compile", "level_of_theory"):
             if getattr(self, name):
                 raise InvalidParameterError(
-                    "device, dtype and compile cannot be changed once a model is loaded.",
+                    "device, dtype, compile and level_of_theory cannot be changed once a model is loaded.",
                     pointer=f"/{name}",
                     hint="Give the model by name, or load it the way you want it.",
                 )

@@ -28,6 +28,7 @@ class Watch:
     start_conserved_ev: float | None = None
     domain_distance: float | None = None  #: the largest seen
     domain_step: int | None = None  #: where it was first above 1
+    uncertainty_ev_per_ang: float | None = None  #: the largest expected error of a force seen
     warned: tuple[str, ...] = ()  #: sentences of guards that warn, the first crossing of each
     warned_guards: tuple[str, ...] = ()
 
@@ -249,6 +250,9 @@ def _watched(system: Moving, state: State, watchman: Watchman) -> tuple[Watch, l
     if distance is not None and distance > 1.0 and watch.domain_step is None:
         watch = replace(watch, domain_step=state.step)
         warnings.append(outside_domain(distance, state.step))
+    error = state.evaluation.uncertainty_ev_per_ang
+    if error is not None and (watch.uncertainty_ev_per_ang is None or error > watch.uncertainty_ev_per_ang):
+        watch = replace(watch, uncertainty_ev_per_ang=error)
     stopping = None
     for crossing in watchman.crossings(system.motion, state, watch.start_conserved_ev):
         if crossing.stops:

@@ -69,6 +69,8 @@ class Watchman:
             return _largest_displacement_ang(self.structure, state)
         if name == "max_domain_distance":
             return state.evaluation.domain_distance if state.evaluation is not None else None
+        if name == "max_uncertainty_ev_per_ang":
+            return state.evaluation.uncertainty_ev_per_ang if state.evaluation is not None else None
         raise AssertionError(f"no guard is called {name}")
 
 

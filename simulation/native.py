@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,9 @@ class NativeProvider:
         return {
             "model": self._potential.name,
             "sha256": self._potential.sha256,
-            "level_of_theory": self._potential.card.level_of_theory,
-            "elements": list(self._potential.card.elements),
+            "level_of_theory": self._potential.level_of_theory,
+            "elements": list(self._potential.elements),
+            "charges": list(self._potential.charges),
             "trained_on_stress": self._potential.card.has_stress,
             "dtype": self._potential.dtype,
             "device": self._potential.device,
@@ -215,7 +217,9 @@ class NativeProvider:
         return failure
 
     def _graph(self, system: System) -> AtomGraph:
-        return self._searches[system.key].graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+        search = self._searches[system.key]
+        graph = search.graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+        return replace(graph, charge=np.array([round(system.charge_e)])) if system.charge_e else graph
 
     def _graph_or_error(self, system: System) -> AtomGraph | Exception:
         try:
@@ -233,6 +237,7 @@ class NativeProvider:
             forces_ev_per_ang=np.asarray(prediction.forces_ev_per_ang, dtype=np.float64),
             stress_ev_per_ang3=stress,
             domain_distance=prediction.domain_distance,
+            uncertainty_ev_per_ang=prediction.uncertainty_ev_per_ang,
         )
 
     def _as_equipot_error(self, error: Exception, system: System) -> EquipotError:

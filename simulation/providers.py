@@ -68,6 +68,7 @@ class Evaluation:
     energies_ev: np.ndarray | None = None
     stress_ev_per_ang3: np.ndarray | None = None
     domain_distance: float | None = None
+    uncertainty_ev_per_ang: float | None = None  # largest expected error of a force, None if the provider cannot tell
     error: EquipotError | None = None
 
     @classmethod

@@ -59,6 +59,7 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
         enthalpy_ev=observed.get("enthalpy_ev"),
         space_group=motion.space_group(state) if isinstance(motion, Descent) else None,
         domain_distance=system.watch.domain_distance,
+        uncertainty_ev_per_ang=system.watch.uncertainty_ev_per_ang,
         structure=system.structure.moved_to(state.positions_ang, state.velocities_ang_per_fs, state.cell_ang).to_json(),
         warnings=[*request.start_warnings(system.idx), *_watch_warnings(system.watch), *_resume_warnings(differences)],
         bitwise=not differences,

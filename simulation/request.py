@@ -201,7 +201,8 @@ def _checked(
     try:
         structure = check_structure(structure, pointer)
         if provider["elements"] is not None:
-            check_against_model(structure, provider["elements"], provider["model"], pointer)
+            charges = provider.get("charges", (0,))
+            check_against_model(structure, provider["elements"], provider["model"], pointer, charges)
         check_against_params(structure, params, pointer)
     except EquipotError as error:
         return error

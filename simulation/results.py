@@ -40,6 +40,7 @@ class SinglepointResult:
     n_steps: int
     domain_distance: float | None
     reason: EquipotError | None
+    uncertainty_ev_per_ang: float | None = None  #: the largest expected error of a force seen, if calibrated
     guard: Mapping[str, Any] | None = None  #: that stopped it: {name, limit, value, step}
     warnings: tuple[str, ...]
     model: str | None

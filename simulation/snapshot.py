@@ -76,7 +76,7 @@ def _tensors(state: State) -> Iterator[tuple[str, Any]]:
     if evaluation is not None:
         yield "evaluation/energy_ev", evaluation.energy_ev
         yield "evaluation/forces_ev_per_ang", evaluation.forces_ev_per_ang
-        for name in ("energies_ev", "stress_ev_per_ang3", "domain_distance"):
+        for name in ("energies_ev", "stress_ev_per_ang3", "domain_distance", "uncertainty_ev_per_ang"):
             value = getattr(evaluation, name)
             if value is not None:
                 yield f"evaluation/{name}", value
@@ -87,12 +87,14 @@ def _state(step: int, tensors: Mapping[str, np.ndarray], start_cell_ang: np.ndar
     evaluation = None
     if "evaluation/energy_ev" in tensors:
         distance = tensors.get("evaluation/domain_distance")
+        error = tensors.get("evaluation/uncertainty_ev_per_ang")
         evaluation = Evaluation(
             energy_ev=float(tensors["evaluation/energy_ev"]),
             forces_ev_per_ang=tensors["evaluation/forces_ev_per_ang"],
             energies_ev=tensors.get("evaluation/energies_ev"),
             stress_ev_per_ang3=tensors.get("evaluation/stress_ev_per_ang3"),
             domain_distance=None if distance is None else float(distance),
+            uncertainty_ev_per_ang=None if error is None else float(error),
         )
     return State(
         step=step,

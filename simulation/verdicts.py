@@ -86,6 +86,7 @@ class SystemResult:
     temperature_k: float | None
     domain_distance: float | None  #: the largest seen; above 1 is outside the training domain
     structure: dict[str, Any] | None
+    uncertainty_ev_per_ang: float | None = None  #: the largest expected error of a force seen, if calibrated
     guard: dict[str, Any] | None = None  #: that stopped it: {name, limit, value, step}
     volume_ang3: float | None = None  #: of a fully periodic system in a dynamics, or one whose cell relaxes
     pressure_gpa: float | None = None  #: kinetic and virial, if the model gives the stress

@@ -121,6 +121,15 @@ class OptimiserPart(Part):
     validate_every: int = Field(1000, ge=1)
 
 
+class HeadPart(Part):
+    """Another level of theory, learned together with the first by readouts of its own."""
+
+    level_of_theory: str
+    isolated_atom_energies_ev: dict[str, float] | Literal["frames", "fit"] = "frames"
+    data: DataPart
+    weight: float = Field(1.0, gt=0, description="factor on the loss of its frames")
+
+
 class TrainingConfig(Part):
     """Everything a run depends on, beside the data themselves."""
 
@@ -131,6 +140,8 @@ class TrainingConfig(Part):
     energy_reference: str = ""
     isolated_atom_energies_ev: dict[str, float] | Literal["frames", "fit"] = "frames"
     limits: list[str] = []
+    heads: list[HeadPart] = Field([], description="further levels of theory, each with its own data")
+    is_told_charge: bool = Field(False, description="condition on the total charges that are in the training data")
     licence: str = "MIT"
     seed: int = Field(0, ge=0)
     data: DataPart

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,19 @@ class TrainingData:
     reference_ev: np.ndarray
     sha256: dict[str, str]
     remarks: list[str]
+    level_of_theory: str = ""
+    others: tuple[TrainingData, ...] = ()  # further levels of theory
+    weight: float = 1.0
+
+    @property
+    def levels(self) -> tuple[TrainingData, ...]:
+        """The data of every level of theory, this one first."""
+        return (self, *self.others)
+
+    @property
+    def charges(self) -> tuple[int, ...]:
+        """Total charges in the training frames of all levels."""
+        return tuple(sorted({int(q) for level in self.levels for q in np.unique(level.train.charge)}))
 
     @property
     def elements(self) -> list[int]:
@@ -60,6 +73,26 @@ class TrainingData:
 
 def load_training_data(config: TrainingConfig) -> TrainingData:
     """Read and check every file. Raises FrameError or InvalidParameterError; nothing has been written then."""
+    first = _level(config)
+    others = []
+    for head in config.heads:
+        changes = {"level_of_theory": head.level_of_theory, "data": head.data, "heads": []}
+        changes["isolated_atom_energies_ev"] = head.isolated_atom_energies_ev
+        level = replace(_level(config.model_copy(update=changes)), weight=head.weight)
+        strangers = [SYMBOLS[z] for z in level.elements if z not in first.elements]
+        if strangers:
+            raise InvalidParameterError(
+                f"{head.level_of_theory} has {', '.join(strangers)}, which the first level of theory does not know.",
+                pointer="/heads",
+            )
+        others.append(level)
+    sha256 = {path: digest for level in (first, *others) for path, digest in level.sha256.items()}
+    remarks = [*first.remarks, *(f"{o.level_of_theory}: {remark}" for o in others for remark in o.remarks)]
+    return replace(first, others=tuple(others), sha256=sha256, remarks=remarks)
+
+
+def _level(config: TrainingConfig) -> TrainingData:
+    """The data of one level of theory."""
     part = config.data
     train = [_read(spec, config) for spec in part.train]
     valid = [] if isinstance(part.valid, Split) else [_read(part.valid, config)]
@@ -100,6 +133,7 @@ def load_training_data(config: TrainingConfig) -> TrainingData:
         reference_ev=reference_ev,
         sha256={data.path.as_posix(): data.sha256 for data in everything},
         remarks=remarks,
+        level_of_theory=config.level_of_theory,
     )
 
 

@@ -84,9 +84,9 @@ def predict(
     network: Network, batch: Batch, *, differentiable: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Energies (n_systems,), forces (n_atoms, 3), virials (n_systems, 3, 3) and descriptors of a batch."""
-    numbers, vectors, neighbours, mask, reverse = batch.inputs
+    numbers, vectors, neighbours, mask, reverse, *condition = batch.inputs
     vectors = vectors.detach().requires_grad_(True)
-    out = network(numbers, vectors, neighbours, mask, reverse)
+    out = network(numbers, vectors, neighbours, mask, reverse, *condition)
     atomic = out.learned_ev + out.fixed_ev
     (gradient,) = torch.autograd.grad(atomic.sum(), vectors, create_graph=differentiable)
     forces, virials = forces_and_virials(gradient, vectors.detach(), reverse)

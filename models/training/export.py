@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from equipot.cards import FORMAT_VERSION, PotentialCard, TestError
+from equipot.cards import FORMAT_VERSION, LevelOfTheory, PotentialCard, TestError
 from equipot.cards import TrainingData as TrainingDataOnCard
 from equipot.elements import SYMBOLS
 from equipot.models.loading import save_potential
-from equipot.models.training.batches import FrameStore
 from equipot.models.training.config import yaml_sha256
-from equipot.models.training.datasets import REFERENCE_SENTENCES
+from equipot.models.training.datasets import REFERENCE_SENTENCES, TrainingData
 from equipot.models.training.domain import fit_domain
 from equipot.models.training.evaluation import ALL, Comparison
 from equipot.models.training.loop import Trainer
@@ -28,11 +27,15 @@ MAX_KINDS_ON_CARD = 60
 def export(trainer: Trainer, yaml_text: str, *, plots: bool = True) -> PotentialCard:
     """Judge the averaged weights on validation and test sets; write potential and report into the folder."""
     config, data = trainer.config, trainer.data
-    n_frames = len(trainer.valid) + sum(len(frames) for frames in data.tests.values())
+    n_frames = len(trainer.valid) + sum(len(frames) for level in data.levels for frames in level.tests.values())
     trainer.progress.say(f"Judging the potential on {n_frames} frames.")
     comparisons = {VALIDATION: trainer.judge(trainer.valid)}
-    for name, frames in data.tests.items():
-        comparisons[name] = trainer.judge(FrameStore(frames, config.network.cutoff_ang, data.reference_ev))
+    for head, level in enumerate(data.levels):
+        if head and len(level.valid):
+            comparisons[f"{level.level_of_theory}: {VALIDATION}"] = trainer.judge(trainer.store(level.valid, head))
+        for name, frames in level.tests.items():
+            named = f"{level.level_of_theory}: {name}" if head else name
+            comparisons[named] = trainer.judge(trainer.store(frames, head))
     domain = fit_domain(trainer.average, trainer.train, trainer.valid)
     given = config.isolated_atom_energies_ev
     sentence = REFERENCE_SENTENCES[given if isinstance(given, str) else "given"]
@@ -49,12 +52,14 @@ def export(trainer: Trainer, yaml_text: str, *, plots: bool = True) -> Potential
         n_parameters=sum(p.numel() for p in trainer.average.parameters()),
         energy_reference=config.energy_reference or sentence,
         isolated_atom_energies_ev=data.isolated_atom_energies_ev,
+        levels=[_level_on_card(level) for level in data.levels] if data.others else [],
+        charges=list(data.charges) if config.is_told_charge else [],
         domain_threshold=domain.threshold,
         training_data=TrainingDataOnCard(
             description=config.data.description or f"{len(data.train)} frames",
             source=config.data.source,
             licence=config.data.licence,
-            n_frames=len(data.train),
+            n_frames=sum(len(level.train) for level in data.levels),
             sha256=data.sha256,
         ),
         training=_training(trainer, yaml_text),
@@ -66,6 +71,15 @@ def export(trainer: Trainer, yaml_text: str, *, plots: bool = True) -> Potential
     card = save_potential(trainer.folder, card, trainer.average, domain)
     write_report(trainer.folder / REPORT, card.name, comparisons, trainer.log.rows, plots=plots)
     return card
+
+
+def _level_on_card(level: TrainingData) -> LevelOfTheory:
+    return LevelOfTheory(
+        level_of_theory=level.level_of_theory,
+        isolated_atom_energies_ev=level.isolated_atom_energies_ev,
+        charges=sorted({int(q) for q in level.train.charge}),
+        n_frames=len(level.train),
+    )
 
 
 def test_error(name: str, comparison: Comparison) -> TestError:

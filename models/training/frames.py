@@ -25,7 +25,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Strings = NDArray[np.str_]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_VERSION = 1  # without charges and spins: everything in it is neutral and closed-shell
 MAX_ATOMIC_NUMBER = 118
 # Beyond these a label is in other units (Hartree, kbar, gradient of a cell) or a failed calculation.
 MAX_FORCE_EV_PER_ANG = 1e3
@@ -47,7 +48,7 @@ class Frame(NamedTuple):
 
     `numbers` (n_atoms,), `positions_ang` and `forces_ev_per_ang` (n_atoms, 3), `energy_ev` of the whole frame,
     `cell_ang` (3, 3) with rows as vectors (zeros = no cell), `pbc` (3,), `stress_ev_per_ang3` (6,) in ASE's sign
-    and Voigt order xx, yy, zz, yz, xz, xy (NaN = no label).
+    and Voigt order xx, yy, zz, yz, xz, xy (NaN = no label), `charge` in e and `spin_multiplicity` of the whole frame.
     """
 
     numbers: Ints
@@ -59,6 +60,8 @@ class Frame(NamedTuple):
     stress_ev_per_ang3: Floats
     config_type: str
     group: str
+    charge: int = 0
+    spin_multiplicity: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,8 @@ class FrameSet:
     frame, `cell_ang` (n_frames, 3, 3) with rows as vectors (zeros = no cell), `pbc` (n_frames, 3),
     `stress_ev_per_ang3` (n_frames, 6) in ASE's sign and Voigt order xx, yy, zz, yz, xz, xy (NaN rows = no
     label), `config_type` (how the frame was made) and `group` (what must not be split between training and
-    test: a molecule's canonical SMILES, or a set of elements).
+    test: a molecule's canonical SMILES, or a set of elements), `charge` (n_frames,) in e and `spin_multiplicity`
+    (n_frames,) of the whole frame.
 
     Shapes are checked when the set is made; values are checked by `validate`.
     """
@@ -85,6 +89,8 @@ class FrameSet:
     stress_ev_per_ang3: Floats
     config_type: Strings
     group: Strings
+    charge: Ints
+    spin_multiplicity: Ints
     level_of_theory: str
 
     def __post_init__(self) -> None:
@@ -100,6 +106,8 @@ class FrameSet:
             "stress_ev_per_ang3": (n_frames, 6),
             "config_type": (n_frames,),
             "group": (n_frames,),
+            "charge": (n_frames,),
+            "spin_multiplicity": (n_frames,),
         }
         for name, shape in wanted.items():
             got = getattr(self, name).shape
@@ -151,6 +159,8 @@ class FrameSet:
             stress_ev_per_ang3=self.stress_ev_per_ang3[i],
             config_type=str(self.config_type[i]),
             group=str(self.group[i]),
+            charge=int(self.charge[i]),
+            spin_multiplicity=int(self.spin_multiplicity[i]),
         )
 
     def select(self, indices: Sequence[int] | Ints | Bools) -> FrameSet:
@@ -169,6 +179,8 @@ class FrameSet:
             stress_ev_per_ang3=self.stress_ev_per_ang3[picked],
             config_type=self.config_type[picked],
             group=self.group[picked],
+            charge=self.charge[picked],
+            spin_multiplicity=self.spin_multiplicity[picked],
             level_of_theory=self.level_of_theory,
         )
 
@@ -176,9 +188,11 @@ class FrameSet:
 
     def sha256(self) -> str:
         """Digest of the content: the same for the same frames in the same order, however they were stored."""
-        digest = hashlib.sha256(f"equipot frames {FORMAT_VERSION}\n{self.level_of_theory}\n".encode())
+        digest = hashlib.sha256(f"equipot frames 1\n{self.level_of_theory}\n".encode())
         for name, dtype in _ARRAYS.items():
             array = getattr(self, name)
+            if name in _DEFAULTS and (array == _DEFAULTS[name]).all():
+                continue  # as if there were no such array: the digest of sets from before there was one
             digest.update(f"{name} {array.shape}\n".encode())
             if dtype is np.str_:
                 digest.update("\0".join(array.tolist()).encode())
@@ -187,11 +201,14 @@ class FrameSet:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an ``.npz``; readers see the old file or the whole new one, never a part."""
+        """Write an ``.npz``, each array in the smallest type that keeps its values.
+
+        Readers see the old file or the whole new one, never a part.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: _smallest(getattr(self, name)) for name in _ARRAYS}
         with temporary.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -206,18 +223,22 @@ class FrameSet:
     def load(cls, path: str | os.PathLike[str]) -> FrameSet:
         """Read what `save` wrote. Raises FrameError when it is something else or of a newer format."""
         with np.load(path, allow_pickle=False) as file:
-            missing = {*_ARRAYS, "format_version", "level_of_theory"} - set(file.files)
+            missing = {*_ARRAYS, "format_version", "level_of_theory"} - set(file.files) - set(_DEFAULTS)
             if missing:
                 raise FrameError(f"{path} is not a set of frames: it lacks {', '.join(sorted(missing))}")
             version = int(file["format_version"])
-            if version != FORMAT_VERSION:
-                raise FrameError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}")
-            arrays = {name: file[name] for name in _ARRAYS}
+            if not OLDEST_VERSION <= version <= FORMAT_VERSION:
+                raise FrameError(
+                    f"{path} has format version {version}, this program reads {OLDEST_VERSION} to {FORMAT_VERSION}"
+                )
+            arrays = {name: file[name] for name in _ARRAYS if name in file.files}
             return cls.from_arrays(arrays, level_of_theory=str(file["level_of_theory"]))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], level_of_theory: str) -> FrameSet:
-        """A set from anything array-like, converted to the types it is stored in."""
+        """A set from anything array-like, in the types it is computed with; without charges everything is neutral."""
+        absent = {name: np.full(len(arrays["n_atoms"]), v) for name, v in _DEFAULTS.items() if name not in arrays}
+        arrays = {**arrays, **absent}
         typed: dict[str, Any] = {name: np.asarray(arrays[name], dtype=dtype) for name, dtype in _ARRAYS.items()}
         return cls(**typed, level_of_theory=level_of_theory)
 
@@ -239,6 +260,8 @@ class FrameSet:
         arrays["stress_ev_per_ang3"] = np.reshape([f.stress_ev_per_ang3 for f in frames], (n, 6))
         arrays["config_type"] = [f.config_type for f in frames]
         arrays["group"] = [f.group for f in frames]
+        arrays["charge"] = [f.charge for f in frames]
+        arrays["spin_multiplicity"] = [f.spin_multiplicity for f in frames]
         return cls.from_arrays(arrays, level_of_theory)
 
     # ---- checks
@@ -321,7 +344,7 @@ class FrameSet:
         found: list[tuple[int, str]] = []
         for i, frame in enumerate(self):
             periodic = (bool(frame.pbc[0]), bool(frame.pbc[1]), bool(frame.pbc[2]))
-            if i in broken or (len(frame.numbers) < 2 and not any(periodic)):
+            if i in broken or (not any(periodic) and closest_ang(frame.positions_ang) >= MIN_DISTANCE_ANG):
                 continue
             cell = frame.cell_ang if any(periodic) else None
             pair = closest_pair(frame.positions_ang, cell, periodic, MIN_DISTANCE_ANG)
@@ -360,7 +383,11 @@ _ARRAYS: dict[str, type] = {
     "stress_ev_per_ang3": np.float64,
     "config_type": np.str_,
     "group": np.str_,
+    "charge": np.int64,
+    "spin_multiplicity": np.int64,
 }
+#: what a frame has that says nothing of it
+_DEFAULTS = {"charge": 0, "spin_multiplicity": 1}
 assert [f.name for f in fields(FrameSet)] == [*_ARRAYS, "level_of_theory"]
 
 
@@ -376,6 +403,13 @@ def concatenate(sets: Sequence[FrameSet]) -> FrameSet:
         raise FrameError(f"sets of different levels of theory cannot be one set: {', '.join(levels)}")
     arrays = {name: np.concatenate([getattr(s, name) for s in sets]) for name in _ARRAYS}
     return FrameSet.from_arrays(arrays, levels[0])
+
+
+def _smallest(array: np.ndarray) -> np.ndarray:
+    """The same values in the smallest of a few types that holds every one of them exactly."""
+    narrow = {"f": (np.float32,), "i": (np.int8, np.int16, np.int32)}.get(array.dtype.kind, ())
+    with np.errstate(over="ignore"):
+        return next((a for a in map(array.astype, narrow) if np.array_equal(a, array, equal_nan=True)), array)
 
 
 def minimum_distances_ang(frames: FrameSet) -> dict[tuple[int, int], float]:
@@ -408,6 +442,8 @@ def minimum_distances_ang(frames: FrameSet) -> dict[tuple[int, int], float]:
 def frame_key(frame: Frame) -> bytes:
     """A digest of the structure alone: equal for exact copies, whatever their labels."""
     content = frame.numbers.tobytes() + frame.positions_ang.tobytes() + frame.cell_ang.tobytes()
+    if frame.charge or frame.spin_multiplicity != 1:
+        content += f"{frame.charge} {frame.spin_multiplicity}".encode()
     return hashlib.sha256(content).digest()
 
 
@@ -416,7 +452,8 @@ def closest_ang(positions_ang: Floats) -> float:
     if len(positions_ang) < 2:
         return float("inf")
     distance = np.linalg.norm(positions_ang[:, None] - positions_ang[None], axis=-1)
-    return float(distance[np.triu_indices(len(distance), k=1)].min())
+    np.fill_diagonal(distance, np.inf)
+    return float(distance.min())
 
 
 def _index_dtype(indices: Any) -> type:

@@ -22,6 +22,7 @@ from equipot.models.training.batches import BatchPlan, FrameStore
 from equipot.models.training.config import TrainingConfig
 from equipot.models.training.datasets import TrainingData
 from equipot.models.training.evaluation import Comparison, compare
+from equipot.models.training.frames import FrameSet, concatenate
 from equipot.models.training.hardware import hardware
 from equipot.models.training.log import LOG, Log
 from equipot.models.training.muon import muon_for
@@ -95,8 +96,10 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.folder, self.device, self.progress = config, data, folder, device, progress
         cutoff_ang = config.network.cutoff_ang
-        self.train = FrameStore(data.train, cutoff_ang, data.reference_ev)
-        self.valid = FrameStore(data.valid, cutoff_ang, data.reference_ev)
+        together = concatenate([replace(level.train, level_of_theory="") for level in data.levels])
+        head = np.repeat(np.arange(len(data.levels)), [len(level.train) for level in data.levels])
+        self.train = FrameStore(together, cutoff_ang, self.reference_ev, self.architecture, head)
+        self.valid = self.store(data.valid)
         o = config.optimiser
         by_edges = o.edges_per_batch is not None
         self.plan = BatchPlan(
@@ -106,6 +109,8 @@ class Trainer:
             config.seed,
         )
         self.train.weigh(config.loss.by_config_type)
+        if data.others:
+            self.train.weigh_heads([level.weight for level in data.levels])
         self.is_resident = self.train.move_to(device)
         self.valid.move_to(device)
         self.position = Position(origin=self._origin())
@@ -123,15 +128,40 @@ class Trainer:
 
     # ---- making what is trained
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the network looks like."""
+        data = self.data
+        return Architecture(
+            elements=tuple(data.elements),
+            n_heads=len(data.levels),
+            charges=data.charges if self.config.is_told_charge else (),
+            **asdict(self.config.network),
+        )
+
+    @property
+    def reference_ev(self) -> np.ndarray:
+        """Energies of free atoms (n_heads, 119)."""
+        return np.stack([level.reference_ev for level in self.data.levels])
+
+    def store(self, frames: FrameSet, head: int = 0) -> FrameStore:
+        """Frames of one level of theory, as the network takes them."""
+        heads = np.full(len(frames), head)
+        return FrameStore(frames, self.config.network.cutoff_ang, self.reference_ev, self.architecture, heads)
+
     def _new_network(self, dtype: torch.dtype) -> Network:
-        architecture = Architecture(elements=tuple(self.data.elements), **asdict(self.config.network))
-        return Network(architecture).to(self.device, dtype)
+        return Network(self.architecture).to(self.device, dtype)
 
     def _binding_ev(self) -> np.ndarray:
-        frames = self.data.train
-        counts = compositions(frames, self.data.elements)
-        free = counts @ self.data.reference_ev[self.data.elements]
-        return fit_binding(counts, frames.energy_ev - free)
+        """Mean energy of a bound atom (n_heads n_elements,); of further levels, where it is not that of the first."""
+        found: list[np.ndarray] = []
+        for level in self.data.levels:
+            frames = level.train.select(level.train.charge == 0) if (level.train.charge == 0).any() else level.train
+            counts = compositions(frames, self.data.elements)
+            free = counts @ np.nan_to_num(level.reference_ev[self.data.elements])
+            known = found[0] if found else np.zeros(len(self.data.elements))
+            found.append(known + fit_binding(counts, frames.energy_ev - free - counts @ known))
+        return np.concatenate(found)
 
     def _use(
         self,

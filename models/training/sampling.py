@@ -11,15 +11,22 @@ from equipot.models.training.labels import LabelError, Point, Surface
 
 BOLTZMANN_EV_PER_K = 8.617333262e-5
 ACCELERATION = 9.648533212e-3  # (eV/Å)/u in Å/fs²
-MASSES_U = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999}
+MASSES_U = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999, 9: 18.998, 15: 30.974, 16: 32.06, 17: 35.45, 35: 79.904}
 
 
-def relaxation(surface: Surface, positions_ang: Floats, max_steps: int, fmax: float = 0.02) -> list[Point]:
+def relaxation(
+    surface: Surface, positions_ang: Floats, max_steps: int, fmax: float = 0.02, hessian: Floats | None = None
+) -> list[Point]:
     """Every point of a BFGS descent from `positions_ang`, first to last.
 
-    The Hessian starts at 70 eV/Å² and a step moves no atom by more than 0.2 Å, as in ASE's BFGS.
+    The Hessian starts at 70 eV/Å², as in ASE's BFGS, or at `hessian` with its soft modes at 3 eV/Å²; a step moves no
+    atom by more than 0.2 Å.
     """
-    hessian = 70.0 * np.eye(positions_ang.size)
+    if hessian is None:
+        hessian = 70.0 * np.eye(positions_ang.size)
+    else:
+        stiffness, modes = np.linalg.eigh(hessian)
+        hessian = (modes * np.maximum(np.abs(stiffness), 3.0)) @ modes.T
     points = [Point(positions_ang, *surface(positions_ang))]
     for _ in range(max_steps):
         point = points[-1]

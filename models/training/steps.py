@@ -9,6 +9,7 @@ ahead, in rows that the graph itself counts through. A replay costs one call.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -243,8 +244,13 @@ class RecordedSteps:
         with _RECORDING:
             stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-                self._step(shape)
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                    self._step(shape)
+            except RuntimeError as error:
+                warnings.warn(f"Steps are launched kernel by kernel, which is slow: {error}", stacklevel=2)
+                self._replays[shape] = lambda: self._step(shape)
+                return
             self._pool = graph.pool()
         self._replays[shape] = graph.replay
 

@@ -93,6 +93,7 @@ class EvaluationItem(Schema):
     forces_ev_per_ang: list[list[float]] | None = None
     stress_ev_per_ang3: list[float] | None = Field(None, description="xx, yy, zz, yz, xz, xy; of crystals only")
     domain_distance: float | None = Field(None, description="above 1: outside the training data")
+    uncertainty_ev_per_ang: float | None = Field(None, description="largest expected error of a force, if calibrated")
     error: Problem | None = None
 
 

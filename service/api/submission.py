@@ -38,7 +38,7 @@ from equipot.service.settings import Settings
 from equipot.structure import Structure, check_against_model, structure_from_json
 
 AnyJob = SinglepointJob | RelaxJob | MDJob
-FIELDS = ("tags", "name", "priority", "dtype", "device", "max_wall_time_s")
+FIELDS = ("tags", "name", "priority", "dtype", "device", "max_wall_time_s", "level_of_theory")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def prepare(data: Mapping[str, Any], settings: Settings, reader: FileReader, sto
     """
     job = parse_job(data, settings)
     _, card = find_model(job.model)
-    structures, warnings = read_structures(job.structures, card, settings, reader, stored)
+    head = card.head_of(job.level_of_theory)
+    structures, warnings = read_structures(job.structures, card, settings, reader, stored, head)
     for index, structure in enumerate(structures):
         check_against_params(structure, job.params, f"/structures/{index}")
     return Submission(job, card, structures, _resolved(job, structures), warnings)
@@ -119,6 +120,7 @@ def read_structures(
     settings: Settings,
     reader: FileReader,
     stored: StructureSource,
+    head: int = 0,
 ) -> tuple[list[Structure], list[JobWarning]]:
     """The structures of a request, each checked by itself and against the model, and remarks on them.
 
@@ -135,7 +137,7 @@ def read_structures(
                 pointer=f"{pointer}/positions",
                 hint="Submit a smaller cell or cluster.",
             )
-        check_against_model(structure, card.elements, card.name, pointer)
+        check_against_model(structure, card.elements_of(head), card.name, pointer, card.charges_of(head))
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
     return structures, warnings

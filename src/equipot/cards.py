@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from equipot.errors import InvalidWeightsError, UnknownModelError
+from equipot.errors import InvalidParameterError, InvalidWeightsError, UnknownModelError
 
 FORMAT_VERSION = 1
 MAX_CARD_BYTES = 1_000_000
@@ -59,6 +59,30 @@ class TestError(Card):
     by_config_type: dict[str, dict[str, float]] = {}
 
 
+class LevelOfTheory(Card):
+    """One of several levels of theory that a potential speaks: free atoms, charges and number of training frames."""
+
+    level_of_theory: str
+    isolated_atom_energies_ev: dict[str, float]
+    charges: list[int]
+    n_frames: int
+
+
+class Uncertainty(Card):
+    """How the expected error of forces was calibrated: by which measure, and what it is worth on unseen molecules.
+
+    `curve` has a row for each tenth of the held-out atoms by their uncertainty: expected and found mean error of the
+    force vector, meV/Å.
+    """
+
+    method: str
+    scales_ev_per_ang: list[float]
+    spearman: float
+    share_within: dict[str, float]
+    curve: list[tuple[float, float]]
+    n_frames: int
+
+
 class PotentialCard(Card):
     """What a potential is: enough to build it, to trust it and to know where it ends."""
 
@@ -74,7 +98,10 @@ class PotentialCard(Card):
     n_parameters: int
     energy_reference: str
     isolated_atom_energies_ev: dict[str, float]
+    levels: list[LevelOfTheory] = []  # none: the one level above, neutral closed-shell systems
+    charges: list[int] = []  # that it was told in training; none: it knows nothing of charges
     domain_threshold: float | None = None
+    uncertainty: Uncertainty | None = None
     training_data: TrainingData
     training: dict[str, Any]
     test_errors: list[TestError]
@@ -82,10 +109,45 @@ class PotentialCard(Card):
     licence: str
     weights_sha256: str
 
+    @property
+    def level_names(self) -> list[str]:
+        """Every level of theory it speaks, the one it speaks by itself first."""
+        return [level.level_of_theory for level in self.levels] or [self.level_of_theory]
+
+    def head_of(self, level_of_theory: str | None) -> int:
+        """Where a level of theory stands among those it speaks. Raises InvalidParameterError for another one."""
+        if level_of_theory is None:
+            return 0
+        known = {name.casefold(): index for index, name in enumerate(self.level_names)}
+        if level_of_theory.casefold() not in known:
+            raise InvalidParameterError(
+                f"The potential {self.name!r} does not know the level of theory {level_of_theory!r}.",
+                pointer="/level_of_theory",
+                hint=f"It knows {', '.join(self.level_names)}.",
+            )
+        return known[level_of_theory.casefold()]
+
+    def charges_of(self, head: int) -> list[int]:
+        """Total charges that a level of theory was trained on."""
+        return self.levels[head].charges if self.levels else self.charges or [0]
+
+    def elements_of(self, head: int) -> list[str]:
+        """Elements that a level of theory was trained on."""
+        return list(self.levels[head].isolated_atom_energies_ev) if self.levels else self.elements
+
     def summary(self) -> dict[str, Any]:
         """What a list of models shows."""
         chosen = "name aliases description elements cutoff_ang level_of_theory has_stress n_parameters limits".split()
-        return {"sha256": self.weights_sha256, **self.model_dump(include={*chosen, "licence"})}
+        levels = [
+            {"level_of_theory": name, "charges": self.charges_of(head), "elements": self.elements_of(head)}
+            for head, name in enumerate(self.level_names)
+        ]
+        return {
+            "sha256": self.weights_sha256,
+            **self.model_dump(include={*chosen, "licence"}),
+            "levels": levels,
+            "spin_multiplicities": [1],
+        }
 
 
 def read_card(path: Path) -> PotentialCard:

@@ -55,6 +55,9 @@ class Guards(Params):
         None, description="change of the conserved quantity since the start, eV/atom (md only)"
     )
     max_displacement_ang: Guard | None = Field(None, description="way of any atom from where it started, Å")
+    max_uncertainty_ev_per_ang: Guard | None = Field(
+        None, description="largest expected error of a force on any atom, eV/Å (potentials that were calibrated)"
+    )
     max_domain_distance: Guard | None = Field(
         None, description="how far outside the training data; 1 is the border (potentials that can tell)"
     )
@@ -387,6 +390,9 @@ class JobFields(Params):
     dtype: Dtype = Field("float64", description="the precision of the potential")
     device: Device = Field("auto", description="where to compute")
     max_wall_time_s: float | None = Field(None, gt=0, description="end the job after this much running time")
+    level_of_theory: str | None = Field(
+        None, max_length=100, description="one that the model was trained on, if absent its first; see /v1/models"
+    )
 
 
 class SinglepointJob(JobFields):

@@ -208,8 +208,10 @@ def check_structure(structure: Structure, pointer: str = "", max_atoms: int = MA
     return structure
 
 
-def check_against_model(structure: Structure, elements: Collection[str], model: str, pointer: str = "") -> None:
-    """Refuse what a potential was not trained for: elements, charge, open shells.
+def check_against_model(
+    structure: Structure, elements: Collection[str], model: str, pointer: str = "", charges: Collection[int] = (0,)
+) -> None:
+    """Refuse what a potential was not trained for: elements, total charges, open shells.
 
     Raises UnsupportedElementError or InvalidParameterError, naming the culprit and what the potential knows.
     """
@@ -222,10 +224,11 @@ def check_against_model(structure: Structure, elements: Collection[str], model: 
                 pointer=f"{pointer}/numbers/{index}",
                 hint=f"It knows {', '.join(sorted(known, key=NUMBERS.__getitem__))}.",
             )
-    if structure.charge_e:
+    if structure.charge_e not in (charges or (0,)):
+        known_charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in sorted(charges))
+        trained = f"systems of charge {known_charges} e" if set(charges) - {0} else "neutral systems"
         raise InvalidParameterError(
-            f"The potential {model!r} was trained on neutral systems; this one has a charge of "
-            f"{structure.charge_e:+g} e.",
+            f"The potential {model!r} was trained on {trained}; this one has a charge of {structure.charge_e:+g} e.",
             pointer=f"{pointer}/charge",
             hint="Leave out the charge only if a neutral system is meant.",
         )

@@ -33,6 +33,7 @@ class EvaluateRequest(Params):
     )
     dtype: Dtype = Field("float64", description="the precision of the potential")
     device: Device = Field("auto", description="where to compute")
+    level_of_theory: str | None = Field(None, max_length=100, description="if absent the model's first")
 
 
 BODY = {
@@ -63,6 +64,7 @@ async def evaluate(request: Request, use: Use) -> Response:
         "sha256": card.weights_sha256,
         "dtype": asked.dtype,
         "device": asked.device,
+        "level_of_theory": asked.level_of_theory,
         "structures": [structure.to_json() for structure in structures],
     }
     answer = await anyio.to_thread.run_sync(
@@ -80,7 +82,8 @@ def _prepare(use: Services, body: bytes) -> tuple[EvaluateRequest, PotentialCard
     except ValidationError as error:
         raise invalid_parameters(error, known=EvaluateRequest) from error
     _, card = find_model(asked.model)
-    structures, _ = read_structures(asked.structures, card, use.settings, use.reader, use.store.get_structure)
+    head = card.head_of(asked.level_of_theory)
+    structures, _ = read_structures(asked.structures, card, use.settings, use.reader, use.store.get_structure, head)
     n_atoms = sum(structure.n_atoms for structure in structures)
     if n_atoms > use.settings.max_atoms:
         raise SystemTooLargeError(
