@@ -46,8 +46,6 @@ class Storage:
             plain: dict[str, Any] = {}
             if options.get("endpoint", "").startswith("http:"):
                 plain["client_options"] = {"allow_http": True}
-                {"client_options": {"allow_http": True}} if options.get("endpoint", "").startswith("http:") else {}
-            )
             self._store = S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options, **plain)
         else:
             raise InvalidParameterError(
