@@ -300,6 +300,7 @@ def test_a_process_with_too_little_memory_lives_on_and_says_what_would_fit() -> 
 def test_the_memory_of_this_machine_can_be_told() -> None:
     memory = HostMemory()
     assert 0 < memory.free_bytes() < 1e15
+    memory.release()
     with memory.measured() as peak:
         held = np.ones(20_000_000)
         del held
