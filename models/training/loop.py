@@ -30,7 +30,6 @@ from equipot.models.training.progress import TrainingProgress
 from equipot.models.training.reference import compositions
 from equipot.models.training.state import Position, read_state, write_state
 from equipot.models.training.steps import (
-    STEPS_AHEAD,
     EagerSteps,
     Learner,
     Made,
@@ -232,18 +231,18 @@ class Trainer:
     def advance(self, steps: Steps) -> Made:
         """Make the next steps, up to where something else is due."""
         position, done = self.position, schedule.share_done(self.position, self.config.optimiser)
-        made = steps.make(self._rates(), schedule.loss_part(self.config, done))
+        made = steps.make(self._rates(steps.at_once), schedule.loss_part(self.config, done))
         schedule.pass_steps(self.config, position, made.n_steps)
         position.pass_number, position.batch_in_pass = made.next_place
         return made
 
-    def _rates(self) -> list[Rates]:
+    def _rates(self, n_at_most: int) -> list[Rates]:
         """Rates of the next steps, none of them beyond a validation, a stage, a precision or the end."""
         config, o = self.config, self.config.optimiser
         at = replace(self.position)
         rates: list[Rates] = []
         first = schedule.share_done(at, o)
-        while len(rates) < STEPS_AHEAD:
+        while len(rates) < n_at_most:
             done = schedule.share_done(at, o)
             is_other = schedule.precision(o, done) != schedule.precision(o, first) or done >= 1.0
             if rates and (is_other or schedule.final_stage(config, done) != schedule.final_stage(config, first)):

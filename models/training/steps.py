@@ -75,7 +75,9 @@ class Made:
 
 
 class Steps(Protocol):
-    """Makes steps down the gradient."""
+    """Makes steps down the gradient, up to `at_once` in one go."""
+
+    at_once: int
 
     def make(self, rates: list[Rates], loss: LossPart) -> Made:
         """As many of the next steps as it likes, one for each of the rates at most, and at least one."""
@@ -123,13 +125,15 @@ class Learner:
 class EagerSteps:
     """Steps one by one; batches come ahead of them if they come from the CPU."""
 
+    at_once = 1
+
     def __init__(
         self, learner: Learner, store: FrameStore, planned: Iterator[Planned], dtype: torch.dtype, device: torch.device
     ) -> None:
         self._learner, self._store, self._dtype, self._device = learner, store, dtype, device
         self._planned = planned
         is_elsewhere = store.device.type != device.type
-        self._ahead = ahead(lambda: self._batches()) if is_elsewhere else None
+        self._ahead = ahead(self._batches) if is_elsewhere else None
         self._source = self._ahead or self._batches()
 
     def _batches(self) -> Iterator[tuple[Batch, Planned]]:
@@ -140,7 +144,7 @@ class EagerSteps:
         """The next step."""
         batch, planned = next(self._source)
         self._learner.set_rate(rates[0].learning_rate)
-        value = self._learner.learn(batch.to(self._device), loss)
+        value = self._learner.learn(batch if self._ahead is None else batch.to(self._device), loss)
         self._learner.add_to_average(rates[0].average_decay)
         return Made(value, 1, int(self._store.sizes[planned.frames].sum()), planned.next_place)
 
@@ -155,6 +159,8 @@ class RecordedSteps:
 
     On a CPU nothing is recorded, and every step is computed in the same padded shapes: for tests.
     """
+
+    at_once = STEPS_AHEAD
 
     def __init__(
         self, learner: Learner, store: FrameStore, planned: Iterator[Planned], dtype: torch.dtype, device: torch.device
