@@ -119,8 +119,7 @@ class EquipotCalculator(PotentialCalculator):
 
     def _info(self, atoms: Atoms) -> dict[str, Any]:
         """Charge and spin of the atoms; what they say of themselves counts more than the calculator's own charge."""
-        own = {} if self.charge is None else {CHARGE_KEY: self.charge}
-        return {**own, **charge_and_spin(atoms)}
+        return charge_and_spin(atoms, self.charge)
 
     def _check_against_model(self, atoms: Atoms) -> None:
         """Elements and charge are looked at when they change."""
@@ -128,7 +127,7 @@ class EquipotCalculator(PotentialCalculator):
         if key != self._accepted:
             structure = from_atoms(Atoms(atoms.numbers, atoms.positions, info=self._info(atoms)))
             p = self.potential
-            check_against_model(structure, p.elements, p.name, charges=p.charges)
+            check_against_model(structure, p.elements, p.card.named_at(p.head), charges=p.charges)
             self._accepted = key
 
 

@@ -113,9 +113,10 @@ def has_volume(atoms: Atoms) -> bool:
     return bool(atoms.cell.rank == 3 and abs(atoms.cell.volume) > 1e-8)
 
 
-def charge_and_spin(atoms: Atoms) -> dict[str, Any]:
-    """What `info` says of charge and spin."""
-    return {key: atoms.info[key] for key in (CHARGE_KEY, SPIN_KEY) if key in atoms.info}
+def charge_and_spin(atoms: Atoms, charge: int | None = None) -> dict[str, Any]:
+    """What `info` says of charge and spin, else `charge`."""
+    default = {} if charge is None else {CHARGE_KEY: charge}
+    return default | {key: atoms.info[key] for key in (CHARGE_KEY, SPIN_KEY) if key in atoms.info}
 
 
 def _check_geometry(atoms: Atoms) -> None:

@@ -34,6 +34,7 @@ class KnownModel:
     d3_functional: str | None = None
     charges: tuple[int, ...] = (0,)  #: total charges it was trained on, e
     chosen_level: str | None = None  #: which of several levels of theory was asked for
+    title: str = ""  #: what it is called in a complaint
 
     @property
     def is_potential(self) -> bool:
@@ -89,6 +90,7 @@ def find_known(name: str, level_of_theory: str | None = None) -> KnownModel:
         d3_functional=functional,
         charges=known.charges,
         chosen_level=known.chosen_level,
+        title=name,
     )
 
 
@@ -113,7 +115,7 @@ def _without_dispersion(base: str, name: str, level_of_theory: str | None) -> Kn
             pointer="/level_of_theory",
             hint=f"It knows {plugin.level_of_theory}.",
         )
-    return KnownModel(name, base, plugin.elements, plugin.level_of_theory, plugin=plugin)
+    return KnownModel(name, base, plugin.elements, plugin.level_of_theory, plugin=plugin, title=name)
 
 
 def _of_card(card: PotentialCard, base: str, name: str, level_of_theory: str | None) -> KnownModel:
@@ -126,6 +128,7 @@ def _of_card(card: PotentialCard, base: str, name: str, level_of_theory: str | N
         card.weights_sha256,
         charges=tuple(card.charges_of(head)),
         chosen_level=level_of_theory,
+        title=card.named_at(head),
     )
 
 

@@ -22,10 +22,12 @@ class RemoteCalculator(PotentialCalculator):
 
     The numbers are those of EquipotCalculator there, to the last bit: eV, eV/Å, and eV/Å³ with ASE's sign and order;
     the stress is given for systems that are periodic in all directions. `dtype` is "float64" or "float32"; `device` is
-    "auto", "cpu" or "cuda". A call is tried again for `patience_s` when the service is away. Each call costs a round
-    trip: relax and run dynamics with `Client` instead, which sends the structure once.
+    "auto", "cpu" or "cuda"; `level_of_theory` chooses one that the potential was trained on, None the first; `charge`
+    is the total charge in e of atoms whose `info` says none. A call is tried again for `patience_s` when the service is
+    away. Each call costs a round trip: relax and run dynamics with `Client` instead, which sends the structure once.
 
-    Raises what the service answers, typed: UnsupportedElementError, AtomsTooCloseError, UnknownModelError, ...
+    Raises what the service answers, typed: UnsupportedElementError, AtomsTooCloseError, UnknownModelError, and
+    InvalidParameterError for a level of theory or a charge that the potential was not trained on.
     """
 
     def __init__(
@@ -36,11 +38,14 @@ class RemoteCalculator(PotentialCalculator):
         device: Device = "auto",
         api_key: str | None = None,
         patience_s: float = 30.0,
+        level_of_theory: str | None = None,
+        charge: int | None = None,
     ) -> None:
         self.model, self.dtype, self.device = model, dtype, device
+        self.level_of_theory, self.charge = level_of_theory, charge
         self._client = Client(url, api_key, patience_s=patience_s)
         self.url = self._client.url
-        self._made_by = (self.url, model, dtype, device, api_key, patience_s)
+        self._made_by = (self.url, model, dtype, device, api_key, patience_s, level_of_theory, charge)
         weakref.finalize(self, self._client.close)  # nobody closes a calculator
         self._answered: dict[str, Any] = {}
         super().__init__()
@@ -51,8 +56,11 @@ class RemoteCalculator(PotentialCalculator):
 
     def _evaluate(self, atoms: Atoms) -> dict[str, Any]:
         cell = atoms.cell if atoms.pbc.any() else None
-        bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc, info=charge_and_spin(atoms))
-        answer = self._client.evaluate([bare], self.model, dtype=self.dtype, device=self.device)
+        info = charge_and_spin(atoms, self.charge)
+        bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc, info=info)
+        answer = self._client.evaluate(
+            [bare], self.model, dtype=self.dtype, device=self.device, level_of_theory=self.level_of_theory
+        )
         [item] = answer.pop("items")
         if item["error"] is not None:
             raise error_from_problem(item["error"])
@@ -62,6 +70,8 @@ class RemoteCalculator(PotentialCalculator):
             "energies": np.array(item["energies_ev"]),
             "forces": np.array(item["forces_ev_per_ang"]).reshape(-1, 3),
             "domain_distance": item["domain_distance"],
+            "uncertainty": item["uncertainty_ev_per_ang"],
+            "level_of_theory": answer["level_of_theory"],
         }
         if item["stress_ev_per_ang3"] is not None:
             results["stress"] = np.array(item["stress_ev_per_ang3"])
@@ -79,7 +89,8 @@ class RemoteCalculator(PotentialCalculator):
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """What made the numbers, in plain values: it goes into ASE's trajectories and databases."""
         about: dict[str, Any] = {"url": self.url, "model": self.model, "dtype": self.dtype, "device": self.device}
-        known: dict[str, Any] = {name: self._answered[name] for name in ("model", "device") if name in self._answered}
+        told = ("model", "device", "level_of_theory")
+        known: dict[str, Any] = {name: self._answered[name] for name in told if name in self._answered}
         sha256 = {"sha256": self._answered["model_sha256"]} if self._answered else {}
         return {**about, **known, **sha256}
 

@@ -6,7 +6,7 @@ No ASE and no torch on this path: it takes milliseconds. Files inside a request 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ FIELDS = (
     *("tags", "name", "priority", "dtype", "device", "level_of_theory", "reproducible", "compile"),
     *("max_wall_time_s", "webhook_url", "use_cache"),
 )
+CHARGES = ("charge", "spin_multiplicity")  #: may stand beside a structure_id or a text
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_structures(
                 pointer=f"{pointer}/positions",
                 hint="Submit a smaller cell or cluster.",
             )
-        check_against_model(structure, card.elements_of(head), card.name, pointer, card.charges_of(head))
+        check_against_model(structure, card.elements_of(head), card.named_at(head), pointer, card.charges_of(head))
         structures.append(structure)
         warnings += [JobWarning(message=remark, system_idx=index) for remark in remarks]
     return structures, warnings
@@ -139,7 +140,7 @@ def _structure(
     given: Mapping[str, Any], pointer: str, reader: FileReader, stored: StructureSource
 ) -> tuple[Structure, list[str]]:
     if "structure_id" in given:
-        _refuse_others(given, {"structure_id"}, pointer)
+        _refuse_others(given, {"structure_id"}, pointer, CHARGES)
         structure_id = given["structure_id"]
         if not isinstance(structure_id, str):
             raise InvalidStructureError(
@@ -147,10 +148,11 @@ def _structure(
                 pointer=f"{pointer}/structure_id",
                 hint="POST /v1/structures gives one.",
             )
-        return _by_id(structure_id, f"{pointer}/structure_id", stored), []
+        return _charged(_by_id(structure_id, f"{pointer}/structure_id", stored), given, pointer), []
     if "text" in given or "format" in given:
-        _refuse_others(given, {"format", "text"}, pointer)
-        return _from_text(given, pointer, reader)
+        _refuse_others(given, {"format", "text"}, pointer, CHARGES)
+        structure, remarks = _from_text(given, pointer, reader)
+        return _charged(structure, given, pointer), remarks
     return structure_from_json(given, pointer), []
 
 
@@ -180,8 +182,14 @@ def _from_text(given: Mapping[str, Any], pointer: str, reader: FileReader) -> tu
     return read.structures[0], list(read.warnings)
 
 
-def _refuse_others(given: Mapping[str, Any], known: set[str], pointer: str) -> None:
-    if others := sorted(set(given) - known):
+def _charged(structure: Structure, given: Mapping[str, Any], pointer: str) -> Structure:
+    """The structure with the charge and spin that stand beside it: few files can say them."""
+    beside = {name: given[name] for name in CHARGES if name in given}
+    return structure_from_json({**structure.to_json(), **beside}, pointer) if beside else structure
+
+
+def _refuse_others(given: Mapping[str, Any], known: set[str], pointer: str, optional: Collection[str] = ()) -> None:
+    if others := sorted(set(given) - known - set(optional)):
         raise InvalidStructureError(
             f"{others[0][:60]!r} cannot stand beside {' and '.join(sorted(known))}.",
             pointer=f"{pointer}/{others[0]}",

@@ -159,11 +159,18 @@ class AsyncClient(Calls):
                 await running.aclose()
 
     async def evaluate(
-        self, structures: Structures, model: str = "organic", *, dtype: str = "float64", device: str = "auto"
+        self,
+        structures: Structures,
+        model: str = "organic",
+        *,
+        dtype: str = "float64",
+        device: str = "auto",
+        level_of_theory: str | None = None,
     ) -> dict[str, Any]:
         """See `Client.evaluate`."""
         texts = [structure_text(structure) for structure in _listed(structures)]
-        content = job_body(texts, {"model": model, "dtype": dtype, "device": device})
+        fields = {"model": model, "dtype": dtype, "device": device, "level_of_theory": level_of_theory}
+        content = job_body(texts, {name: value for name, value in fields.items() if value is not None})
         answer: dict[str, Any] = (await self.request("POST", EVALUATE, content=content, headers=JSON)).json()
         return answer
 

@@ -204,13 +204,23 @@ class Client:
         )
 
     def evaluate(
-        self, structures: Structures, model: str = "organic", *, dtype: str = "float64", device: str = "auto"
+        self,
+        structures: Structures,
+        model: str = "organic",
+        *,
+        dtype: str = "float64",
+        device: str = "auto",
+        level_of_theory: str | None = None,
     ) -> dict[str, Any]:
         """Energy, forces and stress at once, without a job: `items` has one entry for each structure, in order.
 
-        An entry that could not be computed has an `error`. Raises UnavailableError without a worker.
+        An entry that could not be computed has an `error`. The charge of a system stands in `atoms.info["charge"]`.
+        Raises InvalidParameterError for a level of theory or a charge that the model was not trained on,
+        UnavailableError without a worker.
         """
-        return now(self.rules.evaluate(structures, model, dtype=dtype, device=device))
+        return now(
+            self.rules.evaluate(structures, model, dtype=dtype, device=device, level_of_theory=level_of_theory)
+        )
 
     # -- jobs
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from equipot.errors import InvalidParameterError
+from equipot.errors import EquipotError, InvalidParameterError
 from equipot.params import PARAMS_OF_KIND, Device, Dtype, JobKind
 from equipot.service.commands.completion import model_names
 from equipot.service.commands.options import params_of, with_params
 from equipot.service.commands.server import ApiKey, ServerIfAny
 from equipot.service.commands.status import EXIT_STATUS
+from equipot.structure import Structure
 
 HELP: dict[JobKind, str] = {
     "singlepoint": "Energy, forces and stress of structures where they stand.",
@@ -25,6 +27,7 @@ EXAMPLES: dict[JobKind, Sequence[str]] = {
     "relax": (
         "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 -o ethanol-relaxed",
         "equipot relax silicon.cif -m elements --optimizer lbfgs --cell-filter frechet --pressure-gpa 5",
+        "equipot relax acetate.xyz -m organic-2 --charge -1",
         "equipot relax conformers.sdf --skip-invalid -o relaxed.extxyz --server http://gpu-box:8000",
         "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 --print-request > relax.yaml",
     ),
@@ -79,6 +82,10 @@ DtypeChoice = Annotated[Dtype | None, typer.Option(help="Precision. (default flo
 LevelOfTheory = Annotated[
     str | None, typer.Option(help="One that the model was trained on (default its first; see `equipot models NAME`).")
 ]
+Charge = Annotated[
+    int | None,
+    typer.Option(help="Total charge of every structure, e, where the model takes one (default what its file says)."),
+]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the potential for this machine, a minute the first time: much faster."),
@@ -111,6 +118,7 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
         device: DeviceChoice = None,
         dtype: DtypeChoice = None,
         level_of_theory: LevelOfTheory = None,
+        charge: Charge = None,
         compile: Compile = False,
         format: Format = None,
         index: Index = None,
@@ -143,6 +151,7 @@ def _add(app: typer.Typer, kind: JobKind) -> None:
                 "No structure is given.",
                 hint=f"Name files, as in {EXAMPLES[kind][0]}, or put structures into --params.",
             )
+        structures = _charged(structures, charge)
         show_warnings(warnings)
         if print_request:
             print(request_text(kind, fields, checked, structures, as_json))
@@ -180,6 +189,13 @@ def _fields(request: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     """What a job says beside kind, parameters and structures: a file, options over it, and the model in any case."""
     in_file = {name: value for name, value in request.items() if name not in ("kind", "params", "structures")}
     return {"model": HERE["model"]} | in_file | {name: value for name, value in given.items() if value is not None}
+
+
+def _charged(structures: Sequence[Structure | EquipotError], charge: int | None) -> list[Structure | EquipotError]:
+    """The structures with this total charge, if one is given."""
+    if charge is None:
+        return list(structures)
+    return [replace(one, charge_e=float(charge)) if isinstance(one, Structure) else one for one in structures]
 
 
 def resume(

@@ -121,7 +121,7 @@ def _refuse_unfit(names: Sequence[str], structures: Sequence[Structure | Equipot
     for name, structure in zip(names, structures, strict=True):
         assert isinstance(structure, Structure)
         try:
-            check_against_model(structure, known.elements, known.name, charges=known.charges)
+            check_against_model(structure, known.elements, known.title, charges=known.charges)
         except InputError as error:
             hint = f"{error.hint} --skip-invalid leaves such files out." if len(names) > 1 else error.hint
             raise type(error)(f"{name}: {error.detail}", hint=hint, culprits=error.culprits) from error

@@ -59,11 +59,15 @@ def models(
         table.add_column(heading, overflow="fold")
     for card in cards:
         names = Text(card.name) + Text("".join(f"\n{alias}" for alias in card.aliases), style="dim")
-        table.add_row(names, " ".join(card.elements), card.level_of_theory, card.description)
+        table.add_row(names, " ".join(card.elements), "\n".join(card.level_names), card.description)
     for plugin in plugins:
-        about = "ASE calculator, here only" if plugin.is_installed else f"not installed: {plugin.how_to_install}"
-        table.add_row(Text(plugin.name), _elements(plugin.elements), plugin.level_of_theory, Text(about))
+        if plugin.is_installed:
+            about = Text("ASE calculator, here only")
+            table.add_row(Text(plugin.name), _elements(plugin.elements), plugin.level_of_theory, about)
     out.print(table)
+    if missing := [plugin.name for plugin in plugins if not plugin.is_installed]:
+        out.print(Text(f"\nOf other packages, not installed: {', '.join(missing)}."))
+        out.print(Text("equipot models NAME says what each knows and how to install it.", style="dim"))
     if not cards:
         err.print("No potential is installed. Set EQUIPOT_MODEL_PATH to a folder of cards.")
 
@@ -87,7 +91,8 @@ def _models_there(name: str | None, server: str, api_key: str | None, as_json: b
         table.add_column(heading, overflow="fold")
     for card in found:
         names = Text(card["name"]) + Text("".join(f"\n{alias}" for alias in card["aliases"]), style="dim")
-        table.add_row(names, " ".join(card["elements"]), card["level_of_theory"])
+        levels = [level["level_of_theory"] for level in card.get("levels", ())] or [card["level_of_theory"]]
+        table.add_row(names, " ".join(card["elements"]), "\n".join(levels))
     out.print(table)
 
 
@@ -137,6 +142,14 @@ def _show(card: PotentialCard) -> None:
     ):
         grid.add_row(key, Text(value))
     out.print(grid)
+    if len(card.levels) > 1:
+        table = Table(box=None, header_style="bold", pad_edge=False, title="levels of theory", title_justify="left")
+        for heading in ("--level-of-theory", "elements", "charges"):
+            table.add_column(heading, overflow="fold")
+        for head, level in enumerate(card.levels):
+            charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in card.charges_of(head))
+            table.add_row(Text(level.level_of_theory), " ".join(card.elements_of(head)), charges)
+        out.print(table)
     if card.test_errors:
         table = Table(box=None, header_style="bold", pad_edge=False, title="errors on test sets", title_justify="left")
         table.add_column("test set", overflow="fold")

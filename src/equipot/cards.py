@@ -127,6 +127,10 @@ class PotentialCard(Card):
             )
         return known[level_of_theory.casefold()]
 
+    def named_at(self, head: int) -> str:
+        """What it is called in a complaint: its name, with the level of theory if that is not its first."""
+        return f"{self.name} at {self.level_names[head]}" if head else self.name
+
     def charges_of(self, head: int) -> list[int]:
         """Total charges that a level of theory was trained on."""
         return self.levels[head].charges if self.levels else self.charges or [0]
