@@ -40,7 +40,7 @@ test-calculators: $(VENV)/.ok ## install SevenNet and CHGNet beside .venv and tr
 	@cp $(CALCULATORS)/shared.txt "$$($(CALCULATORS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth"
 	@$(CALCULATORS)/bin/python -m pip --disable-pip-version-check install -q -c $(VENV)/constraints.txt sevenn chgnet
 	@echo "==> pytest tests/ecosystem/test_foundation_models.py $(ARGS)"
-	@PYTHONPATH=src $(CALCULATORS)/bin/python -m pytest tests/ecosystem/test_foundation_models.py $(ARGS)
+	@PYTHONPATH="$(CURDIR)/src" $(CALCULATORS)/bin/python -m pytest tests/ecosystem/test_foundation_models.py $(ARGS)
 
 docs: $(VENV)/.ok ## build the documentation into build/docs; warnings are errors
 	@echo "==> mkdocs build --strict"

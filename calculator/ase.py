@@ -66,6 +66,7 @@ class EquipotCalculator(PotentialCalculator):
         self._search = NeighbourSearch(self.potential.cutoff_ang, skin_ang)
         self._accepted: tuple[Any, ...] = ()
         super().__init__()
+        self.parameters.update(self.todict())  # workflow managers keep them beside the numbers
 
     @property
     def _model_name(self) -> str:

@@ -218,9 +218,7 @@ class Client:
         Raises InvalidParameterError for a level of theory or a charge that the model was not trained on,
         UnavailableError without a worker.
         """
-        return now(
-            self.rules.evaluate(structures, model, dtype=dtype, device=device, level_of_theory=level_of_theory)
-        )
+        return now(self.rules.evaluate(structures, model, dtype=dtype, device=device, level_of_theory=level_of_theory))
 
     # -- jobs
 

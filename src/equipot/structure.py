@@ -230,7 +230,7 @@ def check_against_model(
         raise InvalidParameterError(
             f"The potential {model!r} was trained on {trained}; this one has a charge of {structure.charge_e:+g} e.",
             pointer=f"{pointer}/charge",
-            hint="Leave out the charge only if a neutral system is meant.",
+            hint="Take a potential or a level of theory that knows it; leave it out only if a neutral system is meant.",
         )
     if structure.spin_multiplicity not in (None, 1):
         raise InvalidParameterError(

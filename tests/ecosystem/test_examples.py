@@ -14,6 +14,7 @@ from equipot import run_md
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 NEEDS = {"phonons": "phonopy", "torch_sim_relax": "torch_sim", "other_models": "tad_dftd3"}
+NEEDS |= {"quacc_recipe": "quacc", "atomate2_recipe": "atomate2"}
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)

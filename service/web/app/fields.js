@@ -89,6 +89,8 @@ export function framed(field, input, { inline = false, tag = "div" } = {}) {
   const element = h(tag, { class: "field", dataset: { field: field.name } }, order);
   return {
     element,
+    help,
+    isWrong: () => element.classList.contains("wrong"),
     showError(message) {
       error.textContent = message;
       element.classList.toggle("wrong", Boolean(message));
@@ -102,7 +104,8 @@ export function framed(field, input, { inline = false, tag = "div" } = {}) {
   };
 }
 
-function withUnit(input, unit) {
+/** An input with its unit inside, at the right. */
+export function withUnit(input, unit) {
   if (!unit) return input;
   const id = (input.id ||= uniqueId("field"));
   return h("span", { class: "with-unit" }, input, h("span", { class: "unit", id: `${id}-unit`, "aria-hidden": "true" }, unit));

@@ -41,6 +41,11 @@ export function count(value) {
   return String(value).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
 }
 
+/** A charge with its sign. */
+export function signed(value) {
+  return value > 0 ? `+${value}` : String(value).replace("-", MINUS);
+}
+
 export function plural(n, one, many = `${one}s`) {
   return `${count(n)} ${n === 1 ? one : many}`;
 }

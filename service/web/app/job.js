@@ -2,7 +2,7 @@
 import { apiKey, can, download, events, getAll, getJson, openapi, postJson, request } from "./api.js";
 import { announce, h, icon, pause, uniqueId } from "./dom.js";
 import { beginWith } from "./new.js";
-import { count, dateTime, ENDED, KINDS, number, plural, stateBadge, timeAgo, unitOf, wordsOf } from "./format.js";
+import { count, dateTime, ENDED, KINDS, number, plural, signed, stateBadge, timeAgo, unitOf, wordsOf } from "./format.js";
 import { Player } from "./player.js";
 import { Plots } from "./plots.js";
 import { problemBox } from "./problems.js";
@@ -15,6 +15,7 @@ import { Viewer } from "./viewer.js";
 const FRAMES_EVERY_MS = 2000;
 const MOST_ROWS = 4000; // of the time series
 const MOST_SYSTEMS = 10_000;
+const MOST_ASKED = 20; // systems whose charges are looked at
 const RESUMABLE = new Set(["failed", "cancelled", "partially_succeeded"]);
 const FORMATS = { extxyz: "Extended XYZ", traj: "ASE .traj", h5md: "H5MD", npz: "NumPy .npz", jsonl: "JSON lines" };
 
@@ -71,6 +72,7 @@ class JobPage {
   follow() {
     this._refreshData();
     this._poll();
+    this._lookAtCharge().catch(() => {});
     if (!ENDED.has(this.job.state)) this._listen();
   }
 
@@ -164,6 +166,14 @@ class JobPage {
     this.watch.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
+  /** The charge of the structure, or of all if they have the same. */
+  async _lookAtCharge() {
+    if (this.job.progress.n_systems > MOST_ASKED) return;
+    const charges = new Set((await this._inputs()).map((one) => one.charge ?? 0));
+    this.charge = charges.size === 1 ? [...charges][0] : 0;
+    if (this.charge) this._show();
+  }
+
   // -- showing
 
   get _rows() {
@@ -178,7 +188,7 @@ class JobPage {
     this.head.replaceChildren(
       h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", h("code", {}, job.id)),
         h("h1", {}, job.name || `${KINDS[job.kind]} ${job.id.slice(-6)}`),
-        h("p", { class: "quiet" }, [KINDS[job.kind], job.model, job.level_of_theory, job.dtype, plural(job.progress.n_systems, "system")].join(" · "), " · ", timeAgo(job.created_at),
+        h("p", { class: "quiet" }, [KINDS[job.kind], job.model, job.level_of_theory, this.charge && `charge ${signed(this.charge)} e`, job.dtype, plural(job.progress.n_systems, "system")].filter(Boolean).join(" · "), " · ", timeAgo(job.created_at),
           job.tags.map((tag) => h("a", { class: "tag", href: `#/jobs?tag=${encodeURIComponent(tag)}` }, tag)))),
       h("div", { class: "job-state" }, stateBadge(job)));
     const text = [h("p", { class: "verdict-title" }, told.title), told.text && h("p", {}, told.text)];
@@ -285,6 +295,8 @@ class JobPage {
   async _request() {
     const { kind, model, params } = this.job;
     const body = { kind, model, structures: await this._inputs(), params: await differing(kind, params) };
+    const [level] = await levelsOf(model);
+    if (level && level !== this.job.level_of_theory) body.level_of_theory = this.job.level_of_theory;
     if (!Object.keys(body.params).length) delete body.params;
     if (this.job.name) body.name = this.job.name;
     if (this.job.tags.length) body.tags = this.job.tags;
@@ -301,7 +313,7 @@ class JobPage {
     const systems = await getAll(`/v1/jobs/${this.job.id}/systems`, this.signal);
     const structures = systems.filter((one) => one.structure && one.energy_ev !== null).map((one) => one.structure);
     const name = this.job.name || this.job.id;
-    this._draft({ kind, model: this.job.model, structures, params: {}, name: `Final ${plural(structures.length, "structure")} of ${name}`, title: `${name}, ${kind === "md" ? "dynamics" : "relaxed"}`.slice(0, 200), tags: this.job.tags });
+    this._draft({ kind, model: this.job.model, level_of_theory: this.job.level_of_theory, structures, params: {}, name: `Final ${plural(structures.length, "structure")} of ${name}`, title: `${name}, ${kind === "md" ? "dynamics" : "relaxed"}`.slice(0, 200), tags: this.job.tags });
   }
 
   _draft(draft) {
@@ -338,6 +350,12 @@ class JobPage {
       h("details", { class: "section" }, h("summary", {}, "Where the numbers come from"), h("div", { class: "facts wide" }, h("dl", {}, facts.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", { class: "break" }, value)))))),
       this.snippets.element);
   }
+}
+
+/** The levels of theory of a potential, its own first; none if it is not there any more. */
+async function levelsOf(model) {
+  const { items } = await getJson("/v1/models");
+  return (items.find((one) => one.name === model)?.levels ?? []).map((one) => one.level_of_theory);
 }
 
 /** The resolved parameters of a record without those that are defaults. */

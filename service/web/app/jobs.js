@@ -38,7 +38,7 @@ function row(job) {
 function table() {
   const body = h("tbody");
   const element = h("table", { class: "list jobs" },
-    h("thead", {}, h("tr", {}, ["Job", "State", "Kind", "Potential", "Progress", "Time", "Created"].map((name) => h("th", { scope: "col" }, name)))), body);
+    h("thead", {}, h("tr", {}, ["Job", "State", "Kind", "Potential", "Progress", "Time", "Created"].map((name) => h("th", { scope: "col", class: ["Time", "Created"].includes(name) ? "num" : "" }, name)))), body);
   return { element, show: (items) => keepFocus(body, () => body.replaceChildren(...items.map(row))) };
 }
 

@@ -2,7 +2,7 @@
 import { getJson } from "./api.js";
 import { h } from "./dom.js";
 import { NAMES, NUMBERS, placeInTable, SYMBOLS } from "./elements.js";
-import { count, number } from "./format.js";
+import { count, number, signed } from "./format.js";
 
 const ERRORS = [
   ["energy_mae_mev_per_atom", "Energy MAE", "meV/atom"], ["energy_rmse_mev_per_atom", "Energy RMSE", "meV/atom"],
@@ -21,7 +21,7 @@ export async function modelsPage(main, _, signal) {
 function modelCard(card) {
   const id = `model-${card.name}`;
   const facts = [
-    ["Level of theory", card.level_of_theory], ["Cutoff", `${number(card.cutoff_ang)} Å`], ["Stress", card.has_stress ? "trained" : "not trained on"],
+    [card.levels.length > 1 ? "Own level of theory" : "Level of theory", card.level_of_theory], ["Cutoff", `${number(card.cutoff_ang)} Å`], ["Stress", card.has_stress ? "trained" : "not trained on"],
     ["Parameters", count(card.n_parameters)], ["Training frames", count(card.training_data.n_frames)],
     ["Training data", `${card.training_data.description} (${card.training_data.source}; ${card.training_data.licence})`], ["Energies", card.energy_reference],
     ["Licence", card.licence], ["Weights", h("code", { title: card.sha256, class: "sha" }, `sha256 ${card.sha256.slice(0, 16)}…`)],
@@ -30,7 +30,7 @@ function modelCard(card) {
     h("header", {}, h("h2", { id }, card.name), card.aliases.length ? h("p", { class: "quiet" }, `also ${card.aliases.join(", ")}`) : null),
     h("p", {}, card.description),
     h("div", { class: "model-body" },
-      h("div", { class: "model-main" }, periodicTable(card.elements, card.name), errorTable(card.test_errors),
+      h("div", { class: "model-main" }, periodicTable(card.elements, card.name), levelTable(card), errorTable(card.test_errors),
         h("h3", {}, "What it does not describe"), h("ul", { class: "limits" }, card.limits.map((text) => h("li", {}, text)))),
       h("dl", { class: "model-facts" }, facts.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))))));
 }
@@ -47,6 +47,17 @@ function periodicTable(elements, name) {
   return h("figure", { class: "periodic" },
     h("div", { class: "periodic-grid", role: "img", "aria-label": `Elements ${name} knows: ${listed.join(", ")}` }, cells),
     h("figcaption", { class: "quiet" }, `Knows ${elements.length} elements: ${listed.join(", ")}.`));
+}
+
+/** What each level of theory of a potential was trained on; nothing if there is one. */
+function levelTable(card) {
+  if (card.levels.length < 2) return null;
+  const head = ["Level of theory", "Elements", "Charges (e)", "Training frames"];
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Levels of theory" }, h("table", { class: "list" },
+    h("caption", {}, "Levels of theory it can be asked for"),
+    h("thead", {}, h("tr", {}, head.map((title, k) => h("th", { scope: "col", class: k === 3 ? "num" : "" }, title)))),
+    h("tbody", {}, card.levels.map((one) => h("tr", {}, h("th", { scope: "row" }, one.level_of_theory), h("td", {}, Object.keys(one.isolated_atom_energies_ev).join(" ")),
+      h("td", {}, one.charges.map(signed).join(", ")), h("td", { class: "num" }, count(one.n_frames)))))));
 }
 
 function errorTable(errors) {

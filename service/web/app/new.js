@@ -2,8 +2,9 @@
 import { getJson, openapi, postJson } from "./api.js";
 import { announce, h, icon, iconButton, uniqueId } from "./dom.js";
 import { SYMBOLS } from "./elements.js";
-import { count, formulaElement, KINDS, number, plural } from "./format.js";
+import { count, duration, formulaElement, KINDS, number, plural, signed } from "./format.js";
 import { cellParameters } from "./geometry.js";
+import { framed, withUnit } from "./fields.js";
 import { intake } from "./intake.js";
 import { ParamsForm } from "./params.js";
 import { recentJobs } from "./jobs.js";
@@ -47,26 +48,24 @@ class Composer {
       h("h2", { id: "structure-title" }, "Structure"), this.intake.element);
     for (const [name, handler] of Object.entries(this.intake.handlers)) main.addEventListener(name, handler, { signal: this.signal });
     this.viewer = new Viewer(this.signal);
-    this.model = h("select", { id: uniqueId("model"), onchange: () => this._changed() });
-    this.modelError = h("p", { class: "error", role: "alert" });
-    this.modelHelp = h("p", { class: "help" });
+    this.model = field("model", "Potential", h("select", { onchange: () => this._fillLevels() }));
+    this.level = field("level_of_theory", "Level of theory", h("select"));
+    this.charge = field("charge", "Charge", h("input", { type: "text", inputmode: "numeric", autocomplete: "off" }), "e");
     this.kindButtons = h("div", { class: "segments", role: "radiogroup", "aria-label": "What to do" }, Object.entries(KINDS).map(([kind, title]) =>
       h("label", { class: "segment" }, h("input", { type: "radio", name: "kind", value: kind, class: "visually-hidden", onchange: () => this.setKind(kind) }), h("span", {}, title))));
     this.formPlace = h("div");
-    this.name = h("input", { type: "text", id: uniqueId("name"), maxlength: "200", autocomplete: "off", placeholder: "optional" });
-    this.tags = h("input", { type: "text", id: uniqueId("tags"), autocomplete: "off", placeholder: "optional, with commas between" });
-    this.jobErrors = new Map([["name", h("p", { class: "error", role: "alert" })], ["tags", h("p", { class: "error", role: "alert" })]]);
+    this.name = field("name", "Name", h("input", { type: "text", maxlength: "200", autocomplete: "off", placeholder: "optional" }));
+    this.tags = field("tags", "Tags", h("input", { type: "text", autocomplete: "off", placeholder: "optional, with commas between" }));
+    this.jobFields = new Map([this.model, this.level, this.charge, this.name, this.tags].map((one) => [one.name, one]));
     this.estimate = h("p", { class: "estimate", "aria-live": "polite" });
     this.problem = h("div", { class: "problem-place" });
     this.start = h("button", { type: "submit", class: "button primary large", disabled: true }, "Start relaxation");
     this.snippets = snippets(() => this.body(), () => (/^[\w.-]+\.\w+$/.test(this.taken?.name ?? "") ? this.taken.name : "structure.extxyz"));
     this.form = h("form", { class: "card run", novalidate: true, "aria-labelledby": "run-title", onsubmit: (event) => (event.preventDefault(), this._submit()) },
       h("h2", { id: "run-title" }, "What to do"), this.kindButtons,
-      h("div", { class: "field" }, h("label", { for: this.model.id }, "Potential"), this.model, this.modelHelp, this.modelError),
+      this.model.element, h("div", { class: "fields spoken" }, this.level.element, this.charge.element),
       this.formPlace,
-      h("details", { class: "section" }, h("summary", {}, "Name and tags"), h("div", { class: "fields" },
-        h("div", { class: "field" }, h("label", { for: this.name.id }, "Name"), this.name, this.jobErrors.get("name")),
-        h("div", { class: "field" }, h("label", { for: this.tags.id }, "Tags"), this.tags, this.jobErrors.get("tags")))),
+      h("details", { class: "section" }, h("summary", {}, "Name and tags"), h("div", { class: "fields" }, this.name.element, this.tags.element)),
       this.snippets.element, this.problem, h("div", { class: "start-row" }, this.start, this.estimate));
     this.form.addEventListener("input", () => this._changed());
     this.form.addEventListener("change", () => this._changed());
@@ -93,7 +92,7 @@ class Composer {
       this._use(taken);
       if (entry?.kind) this.setKind(entry.kind);
       if (entry) this.forms[this.kind].set(entry.params ?? {});
-      if (entry?.title && !this.name.value) this.name.value = entry.title;
+      if (entry?.title && !this.name.input.value) this.name.input.value = entry.title;
       this._changed();
     } catch (problem) {
       this._structureProblem = problemBox(problem);
@@ -107,9 +106,10 @@ class Composer {
     this._use({ warnings: [], ...draft });
     this.setKind(draft.kind);
     this.forms[draft.kind].set(draft.params ?? {});
-    if (draft.model && this.models.some((one) => one.name === draft.model)) this.model.value = draft.model;
-    if (draft.title) this.name.value = draft.title;
-    if (draft.tags?.length) this.tags.value = draft.tags.join(", ");
+    if (draft.model && this.models.some((one) => one.name === draft.model)) this.model.input.value = draft.model;
+    this._fillLevels(draft.level_of_theory);
+    if (draft.title) this.name.input.value = draft.title;
+    if (draft.tags?.length) this.tags.input.value = draft.tags.join(", ");
     this._changed();
   }
 
@@ -127,6 +127,9 @@ class Composer {
       this.viewer.element, this.facts,
       ...(taken.warnings.length ? [h("ul", { class: "notes" }, taken.warnings.slice(0, 8).map((text) => h("li", {}, icon("warn"), text)))] : []));
     this._look(0);
+    const charges = [...new Set(taken.structures.map((one) => one.charge ?? 0))];
+    this.given = charges.length === 1 ? charges[0] : null; // the charge of all, or none that is
+    this.charge.input.value = this.given === null ? "" : String(this.given);
     this._fillModels();
     this._context();
     announce(`${taken.name} was read: ${plural(taken.references.length, "structure")}.`);
@@ -156,7 +159,7 @@ class Composer {
         ["Volume", `${number(cell.volume, 5)} Å³`], ["Periodic", periodic ? `along ${[...periodic].join(", ")}` : "no"]);
     } else facts.push(["Periodic", "no"]);
     if (structure.fixed_atoms?.length) facts.push(["Fixed atoms", count(structure.fixed_atoms.length)]);
-    if (structure.charge) facts.push(["Charge", `${structure.charge} e`]);
+    if (structure.charge) facts.push(["Charge", `${signed(structure.charge)} e`]);
     this.facts.replaceChildren(h("dl", {}, facts.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value)))));
   }
 
@@ -165,34 +168,76 @@ class Composer {
     for (const form of Object.values(this.forms)) form.setContext({ periodic });
   }
 
-  /** The potentials, those that know all elements first; the others say what they do not know. */
+  /** The potentials, those that know all elements and charges first; the others say what they do not know. */
   _fillModels() {
-    const before = this.model.value;
-    const wanted = new Set(this.taken?.structures.flatMap((one) => numbersOf(one).map((z) => SYMBOLS[z])) ?? []);
-    const rated = this.models.map((model) => ({ model, missing: [...wanted].filter((symbol) => !model.elements.includes(symbol)) }));
+    const before = this.model.input.value;
+    const charged = (this.taken?.structures ?? []).map((one) => one.charge ?? 0).filter(Boolean);
+    const rated = this.models.map((model) => {
+      const charges = new Set(model.levels.flatMap((one) => one.charges));
+      return { model, missing: [...this._missing(model.elements), ...new Set(charged.filter((charge) => !charges.has(charge)).map((charge) => `a charge of ${signed(charge)}`))] };
+    });
     rated.sort((a, b) => a.missing.length - b.missing.length);
-    this.model.replaceChildren(...rated.map(({ model, missing }) =>
-      h("option", { value: model.name }, missing.length ? `${model.name} (does not know ${missing.join(", ")})` : `${model.name} · ${model.level_of_theory}`)));
+    this.model.input.replaceChildren(...rated.map(({ model, missing }) =>
+      h("option", { value: model.name }, missing.length ? `${model.name} (${unknown(missing)})` : `${model.name} · ${model.level_of_theory}${model.levels.length > 1 ? ` and ${model.levels.length - 1} more` : ""}`)));
     const usual = rated.find(({ model, missing }) => model.aliases.includes(this.usual) && missing.length === rated[0].missing.length);
-    this.model.value = rated.some(({ model, missing }) => model.name === before && (!missing.length || rated[0].missing.length)) ? before : (usual ?? rated[0])?.model.name;
+    this.model.input.value = rated.some(({ model, missing }) => model.name === before && (!missing.length || rated[0].missing.length)) ? before : (usual ?? rated[0])?.model.name;
+    this._fillLevels();
+  }
+
+  /** Elements of the structures that are not among these. */
+  _missing(elements) {
+    const wanted = new Set(this.taken?.structures.flatMap((one) => numbersOf(one).map((z) => SYMBOLS[z])) ?? []);
+    return [...wanted].filter((symbol) => !elements.includes(symbol));
+  }
+
+  get _model() {
+    return this.models.find((one) => one.name === this.model.input.value);
+  }
+
+  /** The levels of theory of the potential; the first is the one it speaks by itself. */
+  _fillLevels(wanted = this.level.input.value) {
+    const levels = this._model?.levels ?? [];
+    this.level.input.replaceChildren(...levels.map(({ level_of_theory: name, elements }) => {
+      const missing = this._missing(elements);
+      return h("option", { value: name }, missing.length ? `${name} (${unknown(missing)})` : name);
+    }));
+    this.level.input.value = (levels.find((one) => one.level_of_theory === wanted) ?? levels[0])?.level_of_theory ?? "";
+    this._changed();
+  }
+
+  get _charges() {
+    return this._model?.levels.find((one) => one.level_of_theory === this.level.input.value)?.charges ?? [0];
+  }
+
+  /** The structures as they are sent: with the charge beside them where it is not what they say themselves. */
+  get _references() {
+    const text = this.charge.input.value.trim().replace("−", "-");
+    const value = Number.isFinite(Number(text)) ? Number(text) : text;
+    const references = this.taken?.references ?? [];
+    return text === "" || value === this.given ? references : references.map((one) => ({ ...one, charge: value }));
   }
 
   // -- the request
 
   /** What is sent: defaults are left to the server. */
   body() {
-    const body = { kind: this.kind, model: this.model.value, structures: this.taken?.references ?? [] };
+    const body = { kind: this.kind, model: this.model.input.value, structures: this._references };
+    if (this.level.input.selectedIndex > 0) body.level_of_theory = this.level.input.value;
     const params = this.forms[this.kind].value();
     if (Object.keys(params).length) body.params = params;
-    if (this.name.value.trim()) body.name = this.name.value.trim();
-    const tags = this.tags.value.split(",").map((tag) => tag.trim()).filter(Boolean);
+    if (this.name.input.value.trim()) body.name = this.name.input.value.trim();
+    const tags = this.tags.input.value.split(",").map((tag) => tag.trim()).filter(Boolean);
     if (tags.length) body.tags = tags;
     return body;
   }
 
   _changed() {
-    const model = this.models.find((one) => one.name === this.model.value);
-    this.modelHelp.textContent = model?.description ?? "";
+    const charges = this._charges;
+    this.model.help.textContent = this._model?.description ?? "";
+    this.level.element.hidden = this.level.input.options.length < 2;
+    this.level.help.textContent = this.level.input.selectedIndex > 0 ? "Trained on fewer molecules than the first; see Potentials." : "";
+    this.charge.element.hidden = charges.every((charge) => !charge) && !this._isCharged;
+    this.charge.help.textContent = `Of ${this.taken?.references.length > 1 ? "each structure" : "the whole structure"}; known: ${charges.map(signed).join(", ")}.${this.given === null ? " As each structure says if empty." : ""}`;
     this.start.disabled = !this.taken;
     clearTimeout(this._timer);
     if (!this.taken) {
@@ -215,7 +260,7 @@ class Composer {
       const steps = told.params.n_steps ?? told.params.max_steps;
       this.estimate.textContent = [plural(told.n_atoms, "atom"), told.n_systems > 1 && plural(told.n_systems, "system"),
         steps !== undefined && `${this.kind === "relax" ? "at most " : ""}${plural(steps, "step")}`,
-        this.kind === "md" && `${number(told.params.timestep_fs)} fs each`, ahead ? `${plural(ahead, "job")} ahead` : "starts at once"].filter(Boolean).join(" · ");
+        this.kind === "md" && `${number(told.params.timestep_fs)} fs each`, told.seconds !== null && `about ${duration(told.seconds)}`, ahead ? `${plural(ahead, "job")} ahead` : "starts at once"].filter(Boolean).join(" · ");
       this.problem.replaceChildren(...told.warnings.length ? [h("ul", { class: "notes" }, told.warnings.slice(0, 5).map((one) => h("li", {}, icon("warn"), one.message)))] : []);
     } catch (problem) {
       if (turn === this._turn && problem.name !== "AbortError") this._showProblem(problem);
@@ -230,21 +275,31 @@ class Composer {
   }
 
   _showErrors(errors) {
-    this.modelError.textContent = "";
-    for (const place of this.jobErrors.values()) place.textContent = "";
+    for (const one of this.jobFields.values()) one.showError("");
     this.problem.replaceChildren();
     const ofParams = [];
     const left = [];
     for (const error of errors) {
       const [, first, ...rest] = (error.pointer ?? "").split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
       const message = `${sentence(error.message)} ${/^What belongs here/.test(error.hint) ? "" : error.hint}`.trim();
+      const place = this._placeOf(first, rest);
       if (first === "params") ofParams.push({ path: rest, message, error });
-      else if (first === "model" || (first === "structures" && ["numbers", "symbols"].includes(rest[1]))) this.modelError.textContent ||= message;
-      else if (this.jobErrors.has(first)) this.jobErrors.get(first).textContent = message;
+      else if (place) place.isWrong() || place.showError(message);
       else left.push(error);
     }
     const strays = this.forms[this.kind].showErrors(ofParams).map(({ path, message }) => ({ pointer: `/params/${path.join("/")}`, message, hint: "" }));
     return [...left, ...strays];
+  }
+
+  /** The field outside the parameters that a pointer means. */
+  _placeOf(first, rest) {
+    if (first !== "structures") return this.jobFields.get(first);
+    if (["numbers", "symbols"].includes(rest[1])) return this.level.input.selectedIndex > 0 ? this.level : this.model;
+    return rest[1] === "charge" && !this.charge.element.hidden ? this.charge : undefined;
+  }
+
+  get _isCharged() {
+    return (this.taken?.structures ?? []).some((one) => one.charge) || !["", "0"].includes(this.charge.input.value.trim());
   }
 
   async _submit() {
@@ -260,13 +315,21 @@ class Composer {
       location.hash = `#/jobs/${job.id}`;
     } catch (problem) {
       this._showProblem(problem);
-      this.forms[this.kind].first?.focus();
+      ([...this.jobFields.values()].find((one) => one.isWrong()) ?? this.forms[this.kind].first)?.focus();
       announce(problem.message);
     } finally {
       this.start.disabled = false;
     }
   }
 }
+
+/** A field of the job itself: label, input, help, and the place for what is wrong with it. */
+function field(name, label, input, unit = "") {
+  input.id = uniqueId("field");
+  return { ...framed({ name, label, help: "" }, withUnit(input, unit)), name, input };
+}
+
+const unknown = (missing) => `does not know ${missing.join(", ")}`;
 
 function numbersOf(structure) {
   return structure.numbers ?? structure.symbols.map((symbol) => SYMBOLS.indexOf(symbol));

@@ -28,7 +28,7 @@ function lengthControl(schema) {
   const input = h("input", { id: uniqueId("field"), type: "text", inputmode: "decimal", autocomplete: "off", value: String(SUGGESTED_PS) });
   const unit = h("select", { "aria-label": "Unit of the length" }, h("option", { value: "duration_ps" }, "ps"), h("option", { value: "n_steps" }, "steps"));
   const { description } = schema.properties.duration_ps;
-  const help = `${schema.properties.n_steps.description.replace(/^./, (c) => c.toUpperCase())}, or ${description.replace(/, ps.*$/, "")} in ps. Has to be said.`;
+  const help = `${schema.properties.n_steps.description.replace(/^./, (c) => c.toUpperCase())}, or ${description.replace(/, ps.*$/, "")} in ps.`;
   const frame = framed({ name: "duration_ps", label: "Length", help }, h("span", { class: "pair" }, input, unit));
   return {
     ...frame,

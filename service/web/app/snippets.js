@@ -5,6 +5,20 @@ import { announce, copyText, h, iconButton, uniqueId } from "./dom.js";
 const INLINE_ATOMS = 12; // more are better sent from a file
 const shellQuote = (text) => `'${text.replaceAll("'", `'"'"'`)}'`;
 
+const shellWord = (value) => (/^[\w./+-]+$/.test(value) ? String(value) : shellQuote(String(value)));
+
+/** What a call and a command are given beside structures and model: of the job, then its parameters. */
+function arguments_(body) {
+  const own = Object.fromEntries(["level_of_theory", "dtype", "device"].filter((name) => body[name] !== undefined).map((name) => [name, body[name]]));
+  return { ...own, ...body.params };
+}
+
+/** The charge of all structures where the request says one; a file may not. */
+function chargeOf(body) {
+  const charges = new Set(body.structures.map((one) => one.charge));
+  return charges.size === 1 ? [...charges][0] ?? null : null;
+}
+
 /** A value as Python writes it. */
 function python(value) {
   if (value === null) return "None";
@@ -25,25 +39,30 @@ function curl(body) {
 
 function inPython(body, file) {
   const call = { relax: "relax", md: "run_md", singlepoint: "singlepoint" }[body.kind];
-  const params = Object.entries(body.params ?? {}).map(([name, value]) => `,\n    ${name}=${python(value)}`).join("");
+  const params = Object.entries(arguments_(body)).map(([name, value]) => `,\n    ${name}=${python(value)}`).join("");
   const single = body.structures.length === 1;
+  const charge = chargeOf(body);
+  const charged = charge === null ? "" : single ? `atoms.info["charge"] = ${charge}\n` : `for atoms in structures:\n    atoms.info["charge"] = ${charge}\n`;
+  const read = `read(${python(file)}, ${single ? "-1" : '":"'})`;
+  const variable = single ? "atoms" : "structures";
   return `from ase.io import read
 from equipot import Client
 
 client = Client(${python(location.origin)}${apiKey() ? ", api_key=..." : ""})
-${single ? "(result,)" : "results"} = client.${call}(
-    read(${python(file)}, ${single ? "-1" : '":"'}), model=${python(body.model)}${params},
+${charged && `${variable} = ${read}\n${charged}`}${single ? "(result,)" : "results"} = client.${call}(
+    ${charged ? variable : read}, model=${python(body.model)}${params},
 )
 print(${single ? "result.outcome, result.energy_ev" : "[result.energy_ev for result in results]"})`;
 }
 
 function inShell(body, file) {
-  const words = Object.entries(body.params ?? {}).map(([name, value]) => {
+  const charge = chargeOf(body);
+  const words = Object.entries({ ...(charge !== null && { charge }), ...arguments_(body) }).map(([name, value]) => {
     const flag = name.replaceAll("_", "-");
     if (typeof value === "boolean") return value ? `--${flag}` : `--no-${flag}`;
-    return `--${flag} ${typeof value === "object" ? shellQuote(JSON.stringify(value)) : value}`;
+    return `--${flag} ${typeof value === "object" ? shellQuote(JSON.stringify(value)) : shellWord(value)}`;
   });
-  return [`equipot ${body.kind} ${/^[\w.-]+$/.test(file) ? file : shellQuote(file)} --model ${body.model}`, ...words, `--server ${location.origin}`].join(" \\\n  ");
+  return [`equipot ${body.kind} ${shellWord(file)} --model ${body.model}`, ...words, `--server ${location.origin}`].join(" \\\n  ");
 }
 
 /** Three tabs. `body()` gives the request (a promise is fine), `file()` what the structures are called. */

@@ -6,6 +6,9 @@ import { fixed } from "./format.js";
 import { bondsBetween, cross, imagesToDraw, isMetal, measure, norm, wrapped } from "./geometry.js";
 
 const MOST_DRAWN = 6000; // atoms; beyond it periodic images are not drawn
+const LEAST_RADIUS_ANG = 2; // of what is shown, however small the structure
+const FILLED = 0.8; // how much of the canvas the centres of atoms take
+const MOST_ZOOM = 1.8;
 const MOST_BONDED_ANEW = 1200; // drawn atoms up to which bonds follow every frame
 
 let library = null;
@@ -104,8 +107,19 @@ export class Viewer {
     } else {
       this.gl.rotate(-15, "x");
     }
-    this.gl.zoom(this.structure.cell ? 0.95 : 1.3);
     this.gl.render();
+    this.gl.zoom(this._zoomToFill());
+    this.gl.render();
+  }
+
+  /** How much nearer than 3Dmol's own view, which shows the sphere around it, the structure fills the canvas. */
+  _zoomToFill() {
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    const shown = this.gl.modelToScreen([...this._atoms, ...cornersOf(this.structure.cell)]);
+    const spread = (values, middle) => Math.max(...values.map((value) => Math.abs(value - middle)), 1);
+    const wide = spread(shown.map(({ x }) => x), left + scrollX + width / 2);
+    const high = spread(shown.map(({ y }) => y), top + scrollY + height / 2);
+    return Math.min(MOST_ZOOM, (FILLED * width) / 2 / wide, (FILLED * height) / 2 / high);
   }
 
   /** Measure between atoms (indices of the structure); an empty list ends it. */
@@ -124,7 +138,7 @@ export class Viewer {
     let mol;
     try {
       mol = await library;
-      this.gl ??= mol.createViewer(this.canvas, { backgroundAlpha: 0, orthographic: true, antialias: true, disableFog: true });
+      this.gl ??= mol.createViewer(this.canvas, { backgroundAlpha: 0, orthographic: true, antialias: true, disableFog: true, minimumZoomToDistance: LEAST_RADIUS_ANG });
       if (!this.gl) throw new Error("no WebGL");
     } catch {
       this.canvas.replaceChildren(h("p", { class: "viewer-none" }, "This browser cannot show 3D (WebGL is missing or switched off). Everything else works."));
@@ -363,3 +377,12 @@ function quaternion(x, y, z) {
   return [0, 1, 2].map((i) => (i === k ? q[k] : (m[k][i] + m[i][k]) / (4 * q[k]))).concat(0);
 }
 
+
+function cornersOf(cell) {
+  if (!cell) return [];
+  const [a, b, c] = cell;
+  return [0, 1, 2, 3, 4, 5, 6, 7].map((k) => {
+    const [i, j, l] = [k & 1, (k >> 1) & 1, k >> 2];
+    return { x: i * a[0] + j * b[0] + l * c[0], y: i * a[1] + j * b[1] + l * c[1], z: i * a[2] + j * b[2] + l * c[2] };
+  });
+}

@@ -19,7 +19,7 @@ from ase.calculators.fd import calculate_numerical_forces
 from ase.io import read
 from ase.optimize import FIRE
 
-from equipot import EquipotCalculator, RemoteCalculator
+from equipot import Client, EquipotCalculator, RemoteCalculator
 from equipot.calculator.base import OutsideTrainingDomainWarning
 from equipot.errors import (
     AtomsTooCloseError,
@@ -124,6 +124,72 @@ def test_what_cannot_be_computed_is_refused_in_the_same_words(
     atoms.calc = remote
     with pytest.raises(error, match=says):
         atoms.get_potential_energy()
+
+
+ACETATE = "acetate_anion.extxyz"  # its comment says charge=-1
+PBE = "PBE/def2-SVP"
+
+
+def test_level_of_theory_and_charge_are_those_of_the_local_calculator(working_api: LiveApi, data_dir: Path) -> None:
+    """`organic-2` speaks several levels; a charge stands in the atoms, or in the calculator for those that say none."""
+    acetate = read(data_dir / "structures" / ACETATE)
+    assert isinstance(acetate, Atoms)
+    for atoms, options in (
+        (acetate, {}),
+        (Atoms(acetate.numbers, acetate.positions), {"charge": -1}),
+        (molecule("CH3COOH"), {"level_of_theory": PBE}),
+    ):
+        here, there = atoms.copy(), atoms.copy()
+        here.calc = EquipotCalculator("organic-2", **options)
+        there.calc = RemoteCalculator(working_api.url, "organic-2", **options)
+        assert there.get_potential_energy() == here.get_potential_energy()
+        assert np.array_equal(there.get_forces(), here.get_forces())
+        level = options.get("level_of_theory", "GFN2-xTB")
+        assert there.calc.results["level_of_theory"] == there.calc.todict()["level_of_theory"] == level
+        assert there.calc.results["uncertainty"] == here.calc.results["uncertainty"]
+        twin = pickle.loads(pickle.dumps(there.calc))
+        assert (twin.level_of_theory, twin.charge) == (options.get("level_of_theory"), options.get("charge"))
+
+
+def test_a_level_or_a_charge_that_was_not_trained_on_is_a_typed_error_of_client_and_calculator(
+    working_api: LiveApi, data_dir: Path
+) -> None:
+    acetate = read(data_dir / "structures" / ACETATE)
+    assert isinstance(acetate, Atoms)
+    with Client(working_api.url) as client:
+        answer = client.evaluate(acetate, "organic-2")
+        assert answer["level_of_theory"] == "GFN2-xTB"
+        with pytest.raises(InvalidParameterError, match="does not know the level of theory 'PBE'") as level:
+            client.evaluate(molecule("H2O"), "organic-2", level_of_theory="PBE")
+        assert (level.value.culprits[0].pointer, PBE in level.value.hint) == ("/level_of_theory", True)
+        with pytest.raises(InvalidParameterError, match="organic-2 at PBE/def2-SVP.*charge of -1 e") as charge:
+            client.evaluate(acetate, "organic-2", level_of_theory=PBE)
+        assert charge.value.culprits[0].pointer == "/structures/0/charge"
+        with pytest.raises(UnsupportedElementError, match="'organic-2 at PBE/def2-SVP' does not know F"):
+            client.relax(molecule("HF"), "organic-2", level_of_theory=PBE)
+    acetate.calc = RemoteCalculator(working_api.url, "organic-2", level_of_theory=PBE)
+    with pytest.raises(InvalidParameterError, match="charge of -1 e"):
+        acetate.get_potential_energy()
+
+
+def test_a_charge_may_stand_beside_a_stored_or_a_written_structure(working_api: LiveApi) -> None:
+    """Few files can say one: the energy is that of the structure which has it itself."""
+    text = "2\n\nO 0 0 0\nH 0 0 0.97\n"
+    stored = working_api.http.post("/v1/structures", files={"file": ("oh.xyz", text)}).json()["structure_id"]
+    hydroxide = {"symbols": ["O", "H"], "positions": [[0, 0, 0], [0, 0, 0.97]], "charge": -1}
+    structures = [
+        hydroxide,
+        {"structure_id": stored, "charge": -1},
+        {"format": "xyz", "text": text, "charge": -1, "spin_multiplicity": 1},
+        {"structure_id": stored},
+    ]
+    answer = working_api.http.post("/v1/evaluate", json={"model": "organic-2", "structures": structures}).json()
+    energies = [item["energy_ev"] for item in answer["items"]]
+    assert energies[0] == energies[1] == energies[2] != energies[3]
+    for beside, pointer in (({"charge": "none"}, "charge"), ({"charge": -4}, "charge"), ({"masses": [1]}, "masses")):
+        body = {"model": "organic-2", "structures": [{"structure_id": stored, **beside}]}
+        refused = working_api.http.post("/v1/evaluate", json=body)
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/structures/0/{pointer}")
 
 
 def test_a_model_the_service_does_not_have_is_named(working_api: LiveApi) -> None:
