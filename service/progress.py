@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LINE_EVERY_S = 5.0
+LEAST_SHARE = 0.1  #: of many relaxations, before it is said how long the rest will take
 Where = Literal["terminal", "notebook", "log"]
 
 
@@ -51,6 +52,8 @@ class RunProgress:
             parts.append(f"E {energy:.4f} eV")
         if (fmax := row.get("fmax_ev_per_ang")) is not None:
             parts.append(f"fmax {fmax:.4f} eV/Å")
+        if (cell := row.get("cell_force_ev_per_ang")) is not None:  # what a relaxing cell is judged by as well
+            parts.append(f"cell {cell:.4f} eV/Å")
         if (temperature := row.get("temperature_k")) is not None:
             parts.append(f"T {temperature:.0f} K")
         self._numbers = "  ".join(parts)
@@ -66,8 +69,10 @@ class RunProgress:
             parts.append(self._numbers)
         share = progress.n_done / progress.n_systems if several else progress.step / max(progress.n_steps, 1)
         over = progress.n_done == progress.n_systems
-        if not over and (left := self._pace.left(share)):
-            parts.append(left)
+        left = self._pace.left(share)
+        relaxes = self._what == "relax"
+        if left and not over and not (relaxes and several and share < LEAST_SHARE):  # first none ends, then all at once
+            parts.append(f"{'at most' if relaxes and not several else 'about'} {left} left")
         self._display.show(share, "  ".join(parts), over)
 
 
@@ -104,7 +109,7 @@ class _Pace:
         since_s, done = time.monotonic() - self._began[0], share - self._began[1]
         if since_s < LINE_EVERY_S / 2 or done <= 0:
             return ""
-        return f"about {duration(since_s * (1 - share) / done)} left"
+        return duration(since_s * (1 - share) / done)
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from equipot.service.api.problems import problem_response
 from equipot.service.quotas import Quotas
 from equipot.service.settings import Settings
 
+KEY_HINT = "Send it in a header, `Authorization: Bearer eqp_...`; equipot takes --api-key or EQUIPOT_API_KEY."
 READING = ("GET", "HEAD", "OPTIONS")
 PUBLIC = re.compile(r"/|/(?:healthz|readyz|docs|openapi\.json|favicon\.ico)|/static/.+|/problems/[^/]+")
 ARTIFACT = re.compile(r"/v1/jobs/([^/]+)/artifacts/[^/]+")
@@ -74,4 +75,4 @@ def _key_in(headers: Headers) -> str:
         return credentials.strip()
     if given := headers.get("x-api-key"):
         return given
-    raise UnauthorizedError("The request has no API key.", hint="Send it in a header: `Authorization: Bearer eqp_...`.")
+    raise UnauthorizedError("The request has no API key.", hint=KEY_HINT)

@@ -155,8 +155,11 @@ def _calculators() -> Iterator[Finding]:
     """Other people's potentials that are announced here."""
     from equipot.calculator.plugins import find_calculators
 
-    names = ", ".join(find_calculators())
-    yield Finding("calculators", "ok", names or "none beside our own")
+    found = find_calculators().values()
+    installed = ", ".join(one.name for one in found if one.is_installed) or "none"
+    missing = ", ".join(one.name for one in found if not one.is_installed)
+    text = f"{installed}; known but not installed: {missing}" if missing else installed
+    yield Finding("calculators", "ok", text)
 
 
 def _models() -> Iterator[Finding]:

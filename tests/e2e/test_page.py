@@ -54,7 +54,8 @@ class Visit:
 
     def __init__(self, browser: Any, stack: Stack, **context: Any) -> None:
         self.origin = f"http://127.0.0.1:{stack.port}"
-        self._context = browser.new_context(viewport={"width": 1100, "height": 800}, accept_downloads=True, **context)
+        size = {"viewport": {"width": 1100, "height": 800}, "device_scale_factor": 0.5}  # a quarter of the pixels
+        self._context = browser.new_context(accept_downloads=True, **size, **context)
         self._context.set_default_timeout(PATIENCE_MS)
         self.page: Any = self._context.new_page()
         self.wrong: list[str] = []
@@ -201,6 +202,42 @@ def test_a_mistake_is_shown_at_its_field_and_nothing_is_queued(visit: Visit, sta
     page.click("form button[type=submit]:enabled")
     page.wait_for_selector("[data-field=friction_per_fs].wrong input:focus")
     assert len(stack.client.get("/v1/jobs").json()["items"]) == n_jobs
+
+
+def test_level_of_theory_and_charge_are_chosen_refused_at_their_fields_and_told_in_code(
+    visit: Visit, stack: Stack, repository: Path
+) -> None:
+    page = visit.open()
+    visit.bring(repository / "tests/data/structures/acetate_anion.extxyz")
+    assert page.input_value("[data-field=model] select") == "organic-2"  # the one that knows a charge of -1
+    assert page.input_value("[data-field=charge] input") == "-1"
+    page.select_option("[data-field=level_of_theory] select", "PBE/def2-SVP")
+    page.wait_for_selector("[data-field=charge].wrong")
+    assert "organic-2 at PBE/def2-SVP" in page.inner_text("[data-field=charge] .error")
+    page.fill("[data-field=charge] input", "0")
+    page.wait_for_selector("[data-field=charge]:not(.wrong)")
+    visit.until("document.querySelector('.estimate').textContent.includes('7 atoms')")
+    page.click("summary:text-is('The same job in code')")
+    for tab, words in (
+        ("curl", ['"charge":0', '"level_of_theory":"PBE/def2-SVP"']),
+        ("Python", ['atoms.info["charge"] = 0', 'level_of_theory="PBE/def2-SVP"']),
+        ("Command line", ["--charge 0", "--level-of-theory PBE/def2-SVP"]),
+    ):
+        page.click(f"role=tab[name='{tab}']")
+        visit.until(f"document.querySelector('.snippet').textContent.includes({words[0]!r})")
+        assert words[1] in page.inner_text(".snippet")
+    visit.set("max_steps", "1")
+    record = stack.ended(visit.start())
+    assert record["level_of_theory"] == "PBE/def2-SVP"
+    page.wait_for_selector(".verdict.warn")
+    assert "PBE/def2-SVP" in page.inner_text(".job-head")
+    page.click("[data-action=again]")
+    page.wait_for_selector(".viewer[data-atoms='7']")
+    assert page.input_value("[data-field=level_of_theory] select") == "PBE/def2-SVP"
+    page.select_option("[data-field=level_of_theory] select", "GFN2-xTB")
+    page.fill("[data-field=charge] input", "-1")
+    visit.start()
+    visit.until("document.querySelector('.job-head').textContent.includes('charge −1 e')")
 
 
 def test_a_bad_file_says_what_is_wrong_with_it_and_the_next_one_is_taken(visit: Visit, repository: Path) -> None:

@@ -38,8 +38,13 @@ export class Player {
     await this.fetch();
   }
 
-  /** Get the frames that are new; shows the first, and plays on if it stood at the end. */
-  async fetch() {
+  /** Get the frames that are new; shows the first, and plays on if it stood at the end. One after the other. */
+  fetch() {
+    this._fetching = (this._fetching ?? Promise.resolve()).catch(() => {}).then(() => this._fetch());
+    return this._fetching;
+  }
+
+  async _fetch() {
     const { system } = this;
     const wasAtEnd = this.at === this.length - 1;
     for (;;) {
@@ -49,6 +54,7 @@ export class Player {
       if (system !== this.system) return;
       if (!batch.n_frames) break;
       await this._take(batch);
+      if (system !== this.system) return; // another was chosen while this one was shown
       this.next = batch.start + batch.n_frames * this.stride;
       if (this.next >= batch.n_total) break;
     }
@@ -59,6 +65,7 @@ export class Player {
   async _take(batch) {
     if (this.length && batch.start === 0) this._reset(this.system);
     const fresh = !this.length;
+    const { system } = this;
     for (let k = 0; k < batch.n_frames; k += 1) {
       this.steps.push(batch.step[k]);
       this.times.push(batch.time_fs[k]);
@@ -69,6 +76,7 @@ export class Player {
     if (fresh) {
       this.numbers = batch.numbers;
       await this.viewer.show({ numbers: batch.numbers, positions: this.positions[0], cell: cellOf(this.cells[0]), pbc: batch.pbc });
+      if (system !== this.system) return;
       this.at = 0;
       this._follow = true;
     }

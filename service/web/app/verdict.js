@@ -28,7 +28,7 @@ function running(job, rows) {
     return `Step ${count(step)} of ${count(n_steps)}, ${simulated(step * time)} of ${simulated(n_steps * time)}. About ${duration((seconds / step) * (n_steps - step))} to go.`;
   }
   const last = rows?.at(-1);
-  if (job.kind === "relax" && last) return `Step ${count(last.step)}; the largest force is ${number(last.fmax_ev_per_ang, 3)} eV/Å, wanted below ${number(job.params.fmax_ev_per_ang)}.`;
+  if (job.kind === "relax" && last) return `Step ${count(last.step)}; the largest force is ${number(last.generalised_force_ev_per_ang ?? last.fmax_ev_per_ang, 3)} eV/Å, wanted below ${number(job.params.fmax_ev_per_ang)}.`;
   return `Step ${count(step)} of ${count(n_steps)}.`;
 }
 
