@@ -162,7 +162,7 @@ def test_a_level_or_a_charge_that_was_not_trained_on_is_a_typed_error_of_client_
         with pytest.raises(InvalidParameterError, match="does not know the level of theory 'PBE'") as level:
             client.evaluate(molecule("H2O"), "organic-2", level_of_theory="PBE")
         assert (level.value.culprits[0].pointer, PBE in level.value.hint) == ("/level_of_theory", True)
-        with pytest.raises(InvalidParameterError, match="organic-2 at PBE/def2-SVP.*charge of -1 e") as charge:
+        with pytest.raises(InvalidParameterError, match=r"organic-2 at PBE/def2-SVP.*charge of -1 e") as charge:
             client.evaluate(acetate, "organic-2", level_of_theory=PBE)
         assert charge.value.culprits[0].pointer == "/structures/0/charge"
         with pytest.raises(UnsupportedElementError, match="'organic-2 at PBE/def2-SVP' does not know F"):
