@@ -9,7 +9,6 @@ from equipot.models.loading import load_potential
 from equipot.params import Device, Dtype
 from equipot.service.meter import Meter, MeteredProvider
 from equipot.simulation.native import NativeProvider
-from equipot.simulation.providers import ForceProvider
 from equipot.simulation.threads import torch_threads
 
 log = structlog.get_logger()
@@ -23,7 +22,7 @@ class Engines:
         self._n_threads = n_threads
         self._compile = compile
         self._meter = meter or Meter()
-        self._providers: dict[tuple[str | bool | None, ...], ForceProvider] = {}
+        self._providers: dict[tuple[str | bool | None, ...], MeteredProvider] = {}
         self._names: list[str] = []
 
     @property
@@ -41,7 +40,7 @@ class Engines:
         *,
         reproducible: bool = False,
         compile: bool | None = None,
-    ) -> ForceProvider:
+    ) -> MeteredProvider:
         """Forces from this potential, at its first level of theory or the one named.
 
         `reproducible` matters on GPUs only, `compile` on CPUs only.

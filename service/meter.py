@@ -11,7 +11,8 @@ from typing import Any
 from redis import Redis
 
 from equipot.service.store import COUNTERS
-from equipot.simulation.providers import Evaluation, ForceProvider, System
+from equipot.simulation.native import NativeProvider
+from equipot.simulation.providers import Evaluation, System
 
 
 class Meter:
@@ -44,24 +45,24 @@ class Meter:
 class MeteredProvider:
     """A force provider whose calls are counted."""
 
-    def __init__(self, provider: ForceProvider, meter: Meter) -> None:
-        self._provider = provider
+    def __init__(self, provider: NativeProvider, meter: Meter) -> None:
+        self.provider = provider  #: whose calls are not counted
         self._meter = meter
         self._n_splits = 0
 
     @property
     def identity(self) -> dict[str, Any]:
-        return self._provider.identity
+        return self.provider.identity
 
     @property
     def n_at_once(self) -> int:
         """See NativeProvider."""
-        return int(getattr(self._provider, "n_at_once", 1))
+        return self.provider.n_at_once
 
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
         begun = time.perf_counter()
-        found = self._provider.evaluate(systems)
-        n_splits = int(getattr(self._provider, "n_splits", 0))
+        found = self.provider.evaluate(systems)
+        n_splits = self.provider.n_splits
         self._meter.add(
             model_seconds=time.perf_counter() - begun,
             evaluations=1,
@@ -73,4 +74,4 @@ class MeteredProvider:
         return found
 
     def forget(self, key: Hashable) -> None:
-        self._provider.forget(key)
+        self.provider.forget(key)

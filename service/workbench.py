@@ -18,14 +18,13 @@ from equipot.errors import EquipotError, TimedOutError, error_from_problem
 from equipot.service.calibration import note_run
 from equipot.service.claims import Answer, Claims
 from equipot.service.engines import Engines
-from equipot.service.meter import Meter
+from equipot.service.meter import Meter, MeteredProvider
 from equipot.service.pace import Pace
 from equipot.service.records import ShardClaim, seconds_since
 from equipot.service.settings import Settings
 from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
 from equipot.service.store import JobStore
 from equipot.simulation.checkpoint import NEWEST, read_header
-from equipot.simulation.providers import ForceProvider
 from equipot.simulation.run import Run
 from equipot.simulation.together import advance_together
 from equipot.simulation.trajectory import REQUEST
@@ -51,7 +50,7 @@ class ShardAtWork:
         self.run: Run | None = None
         self.alone = claim.alone
         self.answer: Answer = "ok"  #: the last the store said; set by the heartbeat too
-        self.provider: ForceProvider | None = None
+        self.provider: MeteredProvider | None = None
         self.begun = self.last_turn = time.monotonic()
         self.n_turns = 0
         self.used_s = 0.0  #: of its turns together
@@ -121,7 +120,7 @@ class ShardAtWork:
     @property
     def n_at_once(self) -> int:
         """Small systems that its provider computes at the same time."""
-        return int(getattr(self.provider, "n_at_once", 1))
+        return 1 if self.provider is None else self.provider.n_at_once
 
     @property
     def size(self) -> float:

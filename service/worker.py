@@ -238,7 +238,8 @@ def _preload(settings: Settings, engines: Engines, device: Literal["cpu", "cuda"
     """Load the usual potential before it is asked for, and see how fast it is."""
     if settings.preload_model:
         try:
-            calibrate(pace, engines.get(settings.preload_model, None, "float64", device), "float64", device)
+            metered = engines.get(settings.preload_model, None, "float64", device)
+            calibrate(pace, metered.provider, "float64", device)
         except EquipotError as error:
             log.warning("nothing preloaded", model=settings.preload_model, why=str(error))
 
