@@ -7,6 +7,7 @@ first-step    from the job's arrival to its first step, on a warm worker
 share         share of a worker's time spent inside the model, in dynamics of 500 atoms
 workers       jobs per minute against the number of workers
 readers       event streams read at once: whether each got everything, and how late
+estimates     the seconds `validate_only` foretells against those the job then takes
 api           memory and start of the API process
 """
 
@@ -26,15 +27,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from ase import Atoms
 from ase.build import bulk
+from ase.io import read
 from engine import molecules
 from serve_startup import free_port, wait_until_ok
-from systems import show
+from systems import HERE, show
 
 from equipot.simulation.api import provider_for, relax
 
@@ -307,6 +310,35 @@ def readers(given: argparse.Namespace) -> Rows:
     return [[f"{given.readers} readers of one job", said]]
 
 
+def estimates(given: argparse.Namespace) -> Rows:
+    """What was foretold of each job over what it took, on a service that has just started and learns as it goes."""
+    silicon, few = bulk("Si", cubic=True), molecules(20, ORGANIC)
+    dynamics = {"kind": "md", "params": {"n_steps": 300, "seed": 1}}
+    short = {"kind": "md", "model": "elements", "params": {"n_steps": 60, "seed": 1}}
+    asked: dict[str, tuple[list[Atoms], dict[str, Any]]] = {
+        "relax aspirin": ([read(HERE / "aspirin.xyz")], {"params": RELAX}),
+        "relax 20 molecules": (few, {"params": RELAX}),
+        "relax them again from elsewhere": (molecules(40, ORGANIC)[20:], {"params": RELAX}),
+        "dynamics of a molecule": (few[:1], dynamics),
+        "dynamics of 20 molecules": (few, dynamics),
+        "energies of 200 molecules": (molecules(200, ORGANIC), {"kind": "singlepoint"}),
+        "dynamics of 64 Si": ([silicon.repeat(2)], short),
+        "dynamics of 512 Si": ([silicon.repeat(4)], short),
+    }
+    rows, ratios = [], []
+    with service(1, given) as client:
+        for name, (systems, fields) in asked.items():
+            body = {"kind": "relax", "structures": [as_json(atoms) for atoms in systems], **fields}
+            said = client.post("/v1/jobs?validate_only=true", json=body).raise_for_status().json()
+            job = wait_until_over(client, str(client.post("/v1/jobs", json=body).raise_for_status().json()["id"]))
+            begun, ended = (datetime.fromisoformat(job[key]) for key in ("started_at", "finished_at"))
+            took_s = (ended - begun).total_seconds()
+            ratios.append(said["seconds"] / took_s)
+            rows.append([name, f"{said['seconds']:.2f} s foretold, {took_s:.2f} s taken, {ratios[-1]:.2f} times"])
+    within = sum(0.5 <= ratio <= 2.0 for ratio in ratios)
+    return [*rows, ["estimates within a factor of two", f"{within} of {len(ratios)}"]]
+
+
 def api(given: argparse.Namespace) -> Rows:
     """Memory of the API process and seconds to its first answer."""
     with tempfile.TemporaryDirectory() as folder:
@@ -352,6 +384,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "share": share,
     "workers": workers,
     "readers": readers,
+    "estimates": estimates,
     "api": api,
 }
 
