@@ -14,7 +14,7 @@ DATA ?= data
 CALCULATORS := .venv-calculators
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-long test-calculators docs check format test-image bench-accuracy clean
+.PHONY: help install run test test-long chaos test-calculators docs check format test-image bench-accuracy clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +31,11 @@ test: $(VENV)/.ok ## run the tests (minutes)
 
 test-long: $(VENV)/.ok ## run the long tests (minutes to hours)
 	@echo "==> pytest -m long $(ARGS)"
-	@$(BIN)/python -m pytest -m long --timeout 0 $(ARGS)
+	@$(BIN)/python -m pytest -m long --timeout 0 --ignore tests/chaos $(ARGS)
+
+chaos: $(VENV)/.ok ## let a storm of 500 jobs rage over the service (half an hour)
+	@echo "==> pytest -m long tests/chaos $(ARGS)"
+	@$(BIN)/python -m pytest -m long --timeout 0 -s tests/chaos $(ARGS)
 
 test-calculators: $(VENV)/.ok ## install SevenNet and CHGNet beside .venv and try them
 	@echo "==> $(CALCULATORS) with sevenn and chgnet"

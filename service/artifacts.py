@@ -51,6 +51,7 @@ class KeptFile:
 
 def kept_files(files: JobFiles, job_id: str, n_shards: int, *, is_over: bool) -> list[KeptFile]:
     """What is there to fetch now, in a fixed order: the request, then shard by shard input, state and output."""
+    files.fetch(job_id, often=True)
     folder = files.job(job_id)
     found = [KeptFile("request.json", folder / "request.json", "input", _size(folder / "request.json"))]
     for shard_idx in range(n_shards):

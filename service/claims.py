@@ -29,18 +29,27 @@ class Claims:
         self._store = store
         self._scripts = store.scripts
         self._worker_id = worker_id
+        self.device = device
         self._device: Device = device
         self._classes = ("cuda", "cpu") if device == "cuda" else ("cpu",)
         self._lease_ms = int(1000 * store.settings.lease_s)
 
     def claim(self, most: int) -> ShardClaim | None:
-        """The next shard if fewer than `most` are held and one waits; its attempt is this worker's alone."""
+        """The next shard that waits of an owner of whom fewer than `most` are held; its attempt is ours alone."""
         answer = self._scripts.run(
             "claim", self._worker_id, uuid4().hex, self._lease_ms, most, self._device, *self._ready_classes()
         )
         if answer is None:
             return None
         return self._with_unused_attempt(self._as_claim(*answer))
+
+    def somebody_else_is_idle(self) -> bool:
+        """Whether another worker for the same devices has nothing to do."""
+        return any(
+            worker["ready"] and not worker["n_shards"] and worker["device"] == self.device
+            for worker in self._store.workers()
+            if worker["id"] != self._worker_id
+        )
 
     def _ready_classes(self) -> Sequence[str]:
         """A worker with a GPU takes what asks for the CPU only if nobody else can."""
@@ -71,6 +80,8 @@ class Claims:
             compile=static.get("compile"),
             system_offset=int(offset),
             n_systems=int(n_systems),
+            owner=static.get("owner") or "",
+            request_id=static.get("request_id") or "",
             wall_left_s=None if limit_s is None else limit_s - float(ran_ms) / 1000,
             alone=alone == "1",
         )
@@ -78,6 +89,7 @@ class Claims:
     def _with_unused_attempt(self, claim: ShardClaim) -> ShardClaim | None:
         """The claim under a number that was never used, even if Redis has forgotten some; None if it was lost."""
         files = self._store.files
+        files.fetch(claim.job_id)
         while not files.create_attempt(claim.job_id, claim.shard_idx, claim.attempt):
             number = files.last_attempt(claim.job_id, claim.shard_idx) + 1
             if not self._scripts.run("advance_attempt", *self._fence(claim), number):
@@ -111,6 +123,8 @@ class Claims:
         events: Events = (),
     ) -> Answer:
         """Report how far the shard is; also a sign of life. A new checkpoint clears the memory of crashes."""
+        if new_checkpoint:
+            self._push(claim)
         answer: Answer = self._scripts.run(
             "progress",
             *self._fence(claim),
@@ -136,6 +150,7 @@ class Claims:
         """End the shard. Its result file is made by one attempt only; a second attempt finds it and adopts it."""
         if self.beat([claim]) == ["lost"]:
             return "lost"
+        self._push(claim)
         result = {
             "state": state.value,
             "step": step,
@@ -179,11 +194,16 @@ class Claims:
 
     def hand_back(self, claim: ShardClaim) -> Answer:
         """Give the shard back to go on elsewhere. Not a failed attempt."""
+        self._push(claim)
         answer: Answer = self._scripts.run("hand_back", *self._fence(claim))
         self._store.settle(claim.job_id)
         self._store.save_record(claim.job_id)
         self._store.doorbell.ring(self._device)
         return answer
+
+    def _push(self, claim: ShardClaim) -> None:
+        """Let other hosts see the shard's files, if they see them by copies."""
+        self._store.files.push_shard(claim.job_id, claim.shard_idx, claim.attempt)
 
     def params(self, claim: ShardClaim) -> AnyParams:
         """The shard's parameters; of a list of seeds, those of its systems."""

@@ -7,8 +7,8 @@ import structlog
 from equipot.errors import NotResumableError
 from equipot.models.loading import load_potential
 from equipot.params import Device, Dtype
+from equipot.service.meter import Meter, MeteredProvider
 from equipot.simulation.native import NativeProvider
-from equipot.simulation.providers import ForceProvider
 from equipot.simulation.threads import torch_threads
 
 log = structlog.get_logger()
@@ -17,11 +17,12 @@ log = structlog.get_logger()
 class Engines:
     """Loads a potential when it is first asked for and keeps it as long as the process lives."""
 
-    def __init__(self, n_threads: int | None = None, compile: bool = False) -> None:
+    def __init__(self, n_threads: int | None = None, compile: bool = False, meter: Meter | None = None) -> None:
         """n_threads: see NativeProvider; compile: see load_potential, on CPUs only."""
         self._n_threads = n_threads
         self._compile = compile
-        self._providers: dict[tuple[str | bool | None, ...], ForceProvider] = {}
+        self._meter = meter or Meter()
+        self._providers: dict[tuple[str | bool | None, ...], MeteredProvider] = {}
         self._names: list[str] = []
 
     @property
@@ -39,7 +40,7 @@ class Engines:
         *,
         reproducible: bool = False,
         compile: bool | None = None,
-    ) -> ForceProvider:
+    ) -> MeteredProvider:
         """Forces from this potential, at its first level of theory or the one named.
 
         `reproducible` matters on GPUs only, `compile` on CPUs only.
@@ -61,7 +62,8 @@ class Engines:
             )
         key = (potential.sha256, *how, level_of_theory)
         if key not in self._providers:
-            self._providers[key] = NativeProvider(potential, self._n_threads, reproducible=reproducible)
+            native = NativeProvider(potential, self._n_threads, reproducible=reproducible)
+            self._providers[key] = MeteredProvider(native, self._meter)
             self._names.append(f"{potential.name} {dtype} {device}")
             log.info("potential loaded", model=potential.name, sha256=potential.sha256[:12], dtype=dtype, device=device)
         self._providers.setdefault((potential.sha256, *how, potential.level_of_theory), self._providers[key])

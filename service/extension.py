@@ -32,6 +32,7 @@ def extend_job(store: JobStore, job_id: str, more: Extension) -> JobRecord:
         if record.state not in EXTENDABLE:
             hint = "Wait for its end." if not record.is_over else "Resume it first, or submit a new job."
             raise ConflictError(f"The job is {record.state.value}; only one that has completed goes on.", hint=hint)
+        store.files.fetch(job_id)
         request = store.files.read_request(job_id)
         params = _longer(MDParams.model_validate(record.params), more, request, record.progress.n_systems)
         dumped = params.model_dump(mode="json")
@@ -40,6 +41,7 @@ def extend_job(store: JobStore, job_id: str, more: Extension) -> JobRecord:
             if store.redis.hget(shard_key(job_id, shard_idx), "state") != "done":
                 continue
             if extend_run(store.files.shard(job_id, shard_idx), _of_shard(dumped, size)):
+                store.files.push_shard(job_id, shard_idx, store.files.last_attempt(job_id, shard_idx))
                 store.files.withdraw_result(job_id, shard_idx)
                 going_on.append(shard_idx)
         if not going_on:

@@ -74,6 +74,7 @@ def manifest_of(files: JobFiles, record: JobRecord) -> dict[str, Any]:
         "files": [],
     }
     if record.is_over:
+        files.fetch(record.id, often=True)
         out["files"] = [
             {"name": found.name, "role": found.role, "n_bytes": found.n_bytes, "sha256": sha256_of(found.path)}
             for found in kept_files(files, record.id, len(request["shards"]), is_over=True)
@@ -86,6 +87,7 @@ def write_manifest(files: JobFiles, record: JobRecord) -> dict[str, Any]:
     """Make the manifest of an ended job and keep it in its directory."""
     manifest = manifest_of(files, record)
     write_atomically(files.job(record.id) / MANIFEST, json.dumps(manifest, indent=1), durable=True)
+    files.push(record.id, MANIFEST)
     return manifest
 
 

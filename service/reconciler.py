@@ -12,7 +12,7 @@ import structlog
 from equipot.errors import JobNotFoundError, WorkerLostError
 from equipot.service.doorbell import DEVICE_CLASSES
 from equipot.service.states import JobState, ShardState
-from equipot.service.store import JobStore, job_key
+from equipot.service.store import COUNTERS, JobStore, job_key
 
 log = structlog.get_logger()
 
@@ -122,6 +122,7 @@ class Reconciler:
             self._store.settle(job_id)
             with suppress(JobNotFoundError):
                 record = self._store.save_record(job_id)
+                self._store.redis.hincrby(COUNTERS, "retries", 1)
                 log.warning("worker lost", job_id=job_id, state=record.state.value, attempt=record.attempt)
 
     def _drop_silent_workers(self) -> None:

@@ -25,6 +25,11 @@ def utc_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def seconds_since(text: str) -> float:
+    """How long ago a time was that `utc_now` wrote; never negative, though clocks differ."""
+    return max(0.0, datetime.now(UTC).timestamp() - datetime.fromisoformat(text).timestamp())
+
+
 class Record(BaseModel):
     """Base of everything the service says: frozen."""
 
@@ -111,10 +116,12 @@ class ShardClaim:
     params: dict[str, Any]
     dtype: Dtype
     device: Device
-    reproducible: bool
+    reproducible: bool  #: on a GPU, computed apart from every other shard
     compile: bool | None
     system_offset: int
     n_systems: int
+    owner: str  #: whose job it is; empty where there are no accounts
+    request_id: str  #: of the request that submitted the job
     wall_left_s: float | None  #: running time left to the job, if limited
     level_of_theory: str | None = None
     alone: bool = False  #: a worker died with it and others: nothing else runs until it has passed a checkpoint
@@ -136,6 +143,7 @@ def record_from_hash(fields: Mapping[str, str], warnings: Sequence[str]) -> JobR
     retention_s = static.pop("retention_s", None)
     over_ms = int(fields["finished_ms"]) if fields.get("finished_ms") else None
     static["device"] = fields.get("device", static["device"])
+    static.pop("request_id", None)
     return JobRecord(
         **static,
         state=JobState(fields["state"]),

@@ -69,6 +69,7 @@ def take_over(store: JobStore, request: dict[str, Any], earlier: JobRecord) -> b
     except (OSError, JobNotFoundError):
         shutil.rmtree(target, ignore_errors=True)
         return False
+    store.files.push(job_id, *COPIED)
     copied = {**request, "shards": shards, "static": {**request["static"], "cached": True}, "cached_from": earlier.id}
     store.files.rewrite_request(job_id, copied)
     now_ms = round(1000 * time.time())

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("equipot-data"), description="jobs, uploaded structures and the embedded Redis")
     redis_url: str | None = Field(None, description="redis://, rediss:// or unix://; if absent, one is started")
+    storage: str = Field("", description="s3://bucket/prefix or file:///folder for jobs; '' keeps them in data_dir")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
 
@@ -52,7 +53,9 @@ class Settings(BaseSettings):
     preload_model: str = Field("organic", description="the potential a worker loads before its first job; '' for none")
     compile: bool = Field(False, description="compile potentials for CPUs: a minute the first time, then much faster")
     turn_s: float = Field(1.0, gt=0, description="how long one shard runs before the next has its turn")
-    max_shards_per_worker: int = Field(64, ge=1, description="shards one worker takes turns with, one of a job")
+    max_shards_per_worker: int = Field(
+        64, ge=1, description="shards of one owner that a worker has at a time, one of a job"
+    )
     shard_max_systems: int = Field(256, ge=1, description="most systems in one shard")
     shard_max_atoms: int = Field(50_000, ge=1, description="most atoms in one shard, but never less than one system")
 

@@ -8,6 +8,7 @@ is in `claims.py`, bringing jobs back from disk in `reconciler.py`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ from equipot.structure import Structure
 
 EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?|\$")
 RETAINED = "equipot:retained"  #: jobs that are removed some time after their end
+COUNTERS = "equipot:counters"  #: what workers have counted (see `meter`)
 TELLING_EVENTS = frozenset({"state", "progress", "system", "end"})
 
 # Named here because JobStore.list hides the builtin inside the class.
@@ -73,7 +75,7 @@ class JobStore:
         require_text(redis)
         self.redis: Any = redis
         self.settings = settings
-        self.files = JobFiles(data_dir)
+        self.files = JobFiles(data_dir, settings.storage)
         self.scripts = Scripts(redis)
         self.doorbell = Doorbell(redis)
         self.roster = Roster(redis)
@@ -104,6 +106,7 @@ class JobStore:
         owner: str = "",
         retention_s: float | None = None,
         admit: Callable[[str], None] | None = None,
+        request_id: str = "",
     ) -> tuple[JobRecord, bool]:
         """Queue a job. Returns its record and whether it is the replay of an earlier submission.
 
@@ -138,6 +141,7 @@ class JobStore:
             "n_steps": n_steps_of(params),
             "n_systems": len(structures),
             "created_at": utc_now(),
+            "request_id": request_id,
         }
         inputs = [*self._cut(structures)]
         request = {
@@ -235,6 +239,8 @@ class JobStore:
         """The record of a job. Raises JobNotFoundError."""
         self.files.job(job_id)
         [record] = self._records([job_id])
+        if record is None and (kept := self.files.read_record(job_id)):
+            record = JobRecord.model_validate(kept)  # Redis has lost it and the reconciler has not been by yet
         if record is None:
             raise JobNotFoundError(f"There is no job {job_id!r}.", hint="GET /v1/jobs lists the jobs.")
         return record
@@ -265,10 +271,11 @@ class JobStore:
             records[i] = record.model_copy(update={"queue_position": before + 1})
         return records
 
-    def position_of_next(self, device: str, priority: int) -> int:
-        """The place in the queue that a job submitted now would have."""
-        last = priority * -1e12 + int(self.redis.get("equipot:sequence") or 0)
-        return int(self.redis.zcount(f"equipot:pending:{device}", "-inf", last)) + 1
+    def position_of_next(self, device: str, priority: int, owner: str) -> int:
+        """The place in the queue that a job submitted now would have (see lua/common.lua)."""
+        reached = int(self.redis.get(f"equipot:reached:{device}") or 0)
+        start = max(reached, int(self.redis.hget(f"equipot:queued:{device}", owner) or 0)) + 1
+        return int(self.redis.zcount(f"equipot:pending:{device}", "-inf", priority * -1e12 + start)) + 1
 
     def list(
         self,
@@ -304,6 +311,7 @@ class JobStore:
 
     def shard_dirs(self, job_id: str) -> Paths:
         """The run directories of a job in the order of its systems; one that has not begun does not exist yet."""
+        self.files.fetch(job_id, often=True)
         return [self.files.shard(job_id, shard_idx) for shard_idx in range(self._n_shards(job_id))]
 
     def structures(self, job_id: str) -> Iterator[Structure]:
@@ -318,6 +326,7 @@ class JobStore:
         """
         if page_token and not page_token.isdecimal():
             raise InvalidParameterError("page_token is not one that a list answered with.", pointer="/page_token")
+        self.files.fetch(job_id, often=True)
         first = int(page_token or 0)
         page: Objects = []
         for shard_idx, (offset, n_systems) in enumerate(self._shard_sizes(job_id)):
@@ -418,6 +427,7 @@ class JobStore:
         with self.files.locked(job_id) as folder:
             record = self.get(job_id)
             write_atomically(folder / "record.json", record.model_dump_json())
+            self.files.push(job_id, "record.json")
         return record
 
     # -- follow
@@ -463,6 +473,25 @@ class JobStore:
         jobs = {state.value: states.count(state.value) for state in JobState if not state.is_terminal}
         return {"jobs": jobs, "shards_waiting": waiting, "shards_running": answers[-1]}
 
+    def counters(self) -> dict[str, float]:
+        """What the workers have counted since Redis was emptied (see `meter`)."""
+        return {name: float(text) for name, text in self.redis.hgetall(COUNTERS).items()}
+
+    def depth(self) -> dict[str, tuple[int, int, int]]:
+        """Shards, systems and atoms that wait, for each class of device."""
+        return {device: tuple(self.scripts.run("depth", device)) for device in DEVICE_CLASSES}
+
+    def is_durable(self) -> bool:
+        """Whether Redis takes writes and the data directory too."""
+        probe = self.files.jobs / f".probe.{os.getpid()}"
+        try:
+            self.redis.set("equipot:probe", "1", ex=60)
+            probe.write_bytes(b"1")
+            probe.unlink()
+        except (RedisError, OSError):
+            return False
+        return True
+
     def workers(self) -> Objects:
         """The workers that are alive: id, device, ready, host, pid, models, n_shards, started_at."""
         return self.roster.alive()
@@ -493,7 +522,8 @@ def n_steps_of(params: AnyParams) -> int:
 def _sizes(inputs: Sequence[Sequence[Structure]]) -> list[dict[str, int]]:
     offset, sizes = 0, []
     for structures in inputs:
-        sizes.append({"offset": offset, "n_systems": len(structures)})
+        n_atoms = sum(structure.n_atoms for structure in structures)
+        sizes.append({"offset": offset, "n_systems": len(structures), "n_atoms": n_atoms})
         offset += len(structures)
     return sizes
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,25 @@ from equipot.errors import EquipotError, TimedOutError, error_from_problem
 from equipot.service.calibration import note_run
 from equipot.service.claims import Answer, Claims
 from equipot.service.engines import Engines
+from equipot.service.meter import Meter, MeteredProvider
 from equipot.service.pace import Pace
-from equipot.service.records import ShardClaim
+from equipot.service.records import ShardClaim, seconds_since
 from equipot.service.settings import Settings
 from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
 from equipot.service.store import JobStore
 from equipot.simulation.checkpoint import NEWEST, read_header
 from equipot.simulation.run import Run
+from equipot.simulation.together import advance_together
 from equipot.simulation.trajectory import REQUEST
 
 log = structlog.get_logger()
 
+SHARDS_TOGETHER = 32  #: taken at a time by a worker with a GPU
+ATOMS_TOGETHER = 5_000  #: of several shards in one pass on a GPU, which takes hardly longer than for a few
+STEP_ATOMS = 400  #: moved in one step on a CPU, so that a step stays short
+LISTEN_S = 0.5  #: between two looks at what was asked of all shards
+YOUNG_S = 10.0  #: of turns, within which a shard is run to its end before others have more turns
+STARVED_S = 10.0  #: without a turn, after which a shard that is not young goes before all others
 SLICE_S = 0.1  #: between two looks at what was asked of the worker
 MOST_THERMO_ROWS = 16  #: in one report; the table on disk has them all
 SYSTEM_EVENT = ("system_idx", "outcome", "converged", "n_steps", "energy_ev", "fmax_ev_per_ang")
@@ -40,8 +50,11 @@ class ShardAtWork:
         self.run: Run | None = None
         self.alone = claim.alone
         self.answer: Answer = "ok"  #: the last the store said; set by the heartbeat too
-        self.busy_s = 0.0  #: spent in the run
-        self._begun = time.monotonic()
+        self.provider: MeteredProvider | None = None
+        self.begun = self.last_turn = time.monotonic()
+        self.n_turns = 0
+        self.used_s = 0.0  #: of its turns together
+        self.busy_s = 0.0  #: its share of the time in runs
         self._reported = 0.0
         self._checkpoint: tuple[int, int] | None = None  # inode and time of the file
         self._checkpoint_step: int | None = None
@@ -60,6 +73,7 @@ class ShardAtWork:
             reproducible=claim.reproducible,
             compile=claim.compile,
         )
+        self.provider = provider
         callbacks: dict[str, Callable[..., None]] = {
             "on_thermo": self._on_thermo,
             "on_system": self._on_system,
@@ -79,6 +93,48 @@ class ShardAtWork:
             system_offset=claim.system_offset,
             **callbacks,
         )
+
+    def named_in_logs(self) -> AbstractContextManager[Any]:
+        """Every line that is logged in it says which job this is, and by which request it came."""
+        claim = self.claim
+        asked = {"request_id": claim.request_id} if claim.request_id else {}
+        return structlog.contextvars.bound_contextvars(job_id=claim.job_id, shard=claim.shard_idx, **asked)
+
+    def place_in_line(self, now: float) -> tuple[int, float]:
+        """Smallest first: what came last; then the young, the oldest first until it ends; then the old in turns.
+
+        Turns for all alike would let nothing end while much waits. An old one has a turn every `STARVED_S` at least.
+        """
+        if self.n_turns == 0:
+            return 1, -self.begun
+        if self.used_s < YOUNG_S:
+            return 2, self.begun
+        return (0 if now - self.last_turn >= STARVED_S else 3), self.last_turn
+
+    @property
+    def open_run(self) -> Run:
+        """The run of a shard that has been opened."""
+        assert self.run is not None
+        return self.run
+
+    @property
+    def n_at_once(self) -> int:
+        """Small systems that its provider computes at the same time."""
+        return 1 if self.provider is None else self.provider.n_at_once
+
+    @property
+    def size(self) -> float:
+        """What a step of it takes of a turn: atoms on a GPU, systems on a CPU."""
+        assert self.run is not None
+        return self.run.n_atoms if self.claim.device == "cuda" else self.claim.n_systems
+
+    @property
+    def room_beside(self) -> float:
+        """What others may take beside it without making it wait: on a CPU two systems for each thread."""
+        if self.run is None or self.alone or self.claim.reproducible:
+            return 0.0
+        whole = ATOMS_TOGETHER if self.claim.device == "cuda" else 2 * self.n_at_once if self.n_at_once > 1 else 0
+        return whole - self.size
 
     def _on_thermo(self, row: dict[str, Any]) -> None:
         if len(self._thermo) < MOST_THERMO_ROWS or row["system"] in self._thermo:
@@ -108,7 +164,7 @@ class ShardAtWork:
     def out_of_time(self) -> bool:
         """Whether the job has used up its running time."""
         left_s = self.claim.wall_left_s
-        return left_s is not None and time.monotonic() - self._begun > left_s
+        return left_s is not None and time.monotonic() - self.begun > left_s
 
     def report(self, claims: Claims, least_interval_s: float) -> None:
         """Tell the store how far the run is, unless that was done a moment ago."""
@@ -151,14 +207,20 @@ class ShardAtWork:
 
 
 class Workbench:
-    """Gives every claimed shard turns of about a second, and looks for new ones between turns.
+    """Gives shards turns of about a second and looks for new ones between and during turns.
 
-    What was claimed last has the next turn, so that a small job never waits for long ones.
+    Turns are shared out by time among owners; among the shards of one owner see `place_in_line`. Small shards with the
+    same forces have their turn together.
     """
 
-    def __init__(self, store: JobStore, claims: Claims, engines: Engines, settings: Settings) -> None:
+    def __init__(
+        self, store: JobStore, claims: Claims, engines: Engines, settings: Settings, meter: Meter | None = None
+    ) -> None:
         self._store, self._claims, self._engines, self._settings = store, claims, engines, settings
-        self._shards: deque[ShardAtWork] = deque()
+        self._meter = meter or Meter()
+        self._shards: list[ShardAtWork] = []
+        self._used_s: dict[str, float] = {}  # time of each owner's turns
+        self._listened = 0.0
         self._guard = threading.Lock()
         self.preempted = threading.Event()  #: set by SIGTERM: hand everything back
 
@@ -171,42 +233,162 @@ class Workbench:
     def work(self) -> None:
         """Claim and run until nothing waits and nothing is held, or until pre-empted."""
         while not self.preempted.is_set():
+            begun = time.monotonic()
             self._take_more()
-            shard = self._next()
-            if shard is None:
+            turn = self._next_turn()
+            if not turn:
                 return
-            with structlog.contextvars.bound_contextvars(job_id=shard.claim.job_id, shard=shard.claim.shard_idx):
-                self._turn(shard)
+            self._turn(turn)
+            self._meter.add(busy_seconds=time.monotonic() - begun)
         for shard in self.held:
             self._hand_back(shard)
 
-    def _take_more(self) -> None:
-        if self._shards and self._somebody_else_is_idle():
-            return
+    # -- what is taken
+
+    def _take_more(self) -> bool:
+        """Claim what waits, as much as a turn has use for. Returns whether anything was."""
+        taken = False
+        for _ in range(max(1, self._room() - len(self._shards))):
+            if (self._shards and self._claims.somebody_else_is_idle()) or not self._take_one():
+                break
+            taken = True
+        return taken
+
+    def _room(self) -> int:
+        """Shards that a turn can have use for, each of one small system."""
+        if self._claims.device == "cuda":
+            return SHARDS_TOGETHER
+        return 2 * max((shard.n_at_once for shard in self._shards), default=1) - 1
+
+    def _take_one(self) -> bool:
         claim = self._claims.claim(self._settings.max_shards_per_worker)
         if claim is None:
-            return
+            return False
         shard = ShardAtWork(claim)
         with self._guard:
-            self._shards.appendleft(shard)
-        with structlog.contextvars.bound_contextvars(job_id=claim.job_id, shard=claim.shard_idx):
-            self._store.save_record(claim.job_id)
+            self._shards.append(shard)
+        with shard.named_in_logs():
+            record = self._store.save_record(claim.job_id)
+            self._meter.add(wait_seconds=seconds_since(record.created_at) if claim.attempt == 1 else 0.0, claims=1)
             log.info("claimed", attempt=claim.attempt, kind=claim.kind, n_systems=claim.n_systems)
             self._guarded(shard, lambda: self._open(shard))
+        return True
 
-    def _somebody_else_is_idle(self) -> bool:
-        return any(worker["ready"] and not worker["n_shards"] for worker in self._store.workers())
+    # -- whose turn it is
 
-    def _next(self) -> ShardAtWork | None:
-        """Whose turn it is; a shard that must run alone has every turn until it has passed a checkpoint."""
-        with self._guard:
-            for shard in self._shards:
-                if shard.alone:
-                    return shard
-            if not self._shards:
-                return None
-            self._shards.rotate(-1)
-            return self._shards[-1]
+    def _next_turn(self) -> list[ShardAtWork]:
+        """The shards whose turn it is; one that must run alone has every turn until it has passed a checkpoint."""
+        if not self._shards:
+            self._used_s = {}
+            return []
+        for shard in self._shards:
+            if shard.alone:
+                return [shard]
+        least_s = min((self._used_s[o] for o in self._owners & self._used_s.keys()), default=0.0)
+        self._used_s = {owner: self._used_s.get(owner, least_s) for owner in self._owners}
+        owner = min(self._used_s, key=lambda owner: (self._used_s[owner], -self._newest(owner)))
+        now = time.monotonic()
+        line = [shard for shard in self._shards if shard.claim.owner == owner]
+        line.sort(key=lambda shard: shard.place_in_line(now))
+        return self._with_mates(line)
+
+    @property
+    def _owners(self) -> set[str]:
+        return {shard.claim.owner for shard in self._shards}
+
+    def _newest(self, owner: str) -> float:
+        return max(shard.begun for shard in self._shards if shard.claim.owner == owner)
+
+    def _with_mates(self, line: Sequence[ShardAtWork]) -> list[ShardAtWork]:
+        """The first in line, and others of its kind while all together are small."""
+        first = line[0]
+        turn, room = [first], first.room_beside
+        for shard in line[1:]:
+            if shard.run is not None and shard.provider is first.provider and shard.size <= room:
+                turn.append(shard)
+                room -= shard.size
+        return turn
+
+    # -- a turn
+
+    def _turn(self, turn: list[ShardAtWork]) -> None:
+        """One turn, in slices between which requests are heard."""
+        begun = time.monotonic()
+        first_turn = any(shard.n_turns == 0 for shard in turn) and self._claims.device == "cpu"
+        staying = list(turn)
+        while len(staying) == len(turn) and not self.preempted.is_set():
+            self._slice(staying)
+            self._listen()
+            held = self.held
+            staying = [shard for shard in staying if shard in held]
+            if time.monotonic() - begun >= self._settings.turn_s or (not first_turn and self._take_more()):
+                break
+        now = time.monotonic()
+        owner = turn[0].claim.owner
+        self._used_s[owner] = self._used_s.get(owner, 0.0) + now - begun
+        for shard in staying:
+            shard.n_turns += 1
+            shard.used_s += now - begun
+            shard.last_turn = now
+            if shard.alone:
+                self._guarded(shard, lambda shard=shard: self._vouch_for(shard))  # type: ignore[misc]
+
+    def _slice(self, turn: Sequence[ShardAtWork]) -> None:
+        """Some steps of every shard, and what follows from them."""
+        going = [shard for shard in turn if shard.run is not None and not shard.run.done and shard.answer == "ok"]
+        most_atoms = None if self._claims.device == "cuda" else STEP_ATOMS
+        until = time.monotonic() + SLICE_S
+        while going:
+            n_atoms = {shard: shard.open_run.n_atoms for shard in going}
+            begun = time.perf_counter()
+            failed = advance_together([shard.open_run for shard in going], SLICE_S, most_atoms)
+            took_s = time.perf_counter() - begun
+            for shard in going:
+                shard.busy_s += took_s * n_atoms[shard] / max(sum(n_atoms.values()), 1)
+            for shard in going:
+                if error := failed.get(shard.open_run):
+                    self._guarded(shard, lambda error=error: _raise(error))  # type: ignore[misc]
+            if time.monotonic() >= until or any(shard.open_run in failed or shard.open_run.done for shard in going):
+                break
+        for shard in turn:
+            if shard in self.held:
+                self._guarded(shard, lambda shard=shard: self._look_at(shard))  # type: ignore[misc]
+
+    def _listen(self) -> None:
+        """What was asked of any shard, whether it has its turn or not."""
+        now = time.monotonic()
+        if now - self._listened < LISTEN_S:
+            return
+        self._listened = now
+        held = self.held
+        for shard, answer in zip(held, self._claims.beat([shard.claim for shard in held]), strict=True):
+            if answer != "ok":
+                shard.answer = answer
+                self._guarded(shard, lambda shard=shard: self._look_at(shard))  # type: ignore[misc]
+
+    def _look_at(self, shard: ShardAtWork) -> None:
+        """Report how far a shard is, and end it if it has ended, was given away, or is to stop."""
+        run = shard.run
+        if run is None:
+            return
+        if shard.out_of_time and not run.done:
+            raise self._timeout()
+        shard.report(self._claims, 0.0 if run.done else self._settings.event_interval_s)
+        if shard.answer == "lost":
+            log.warning("the shard was given to another worker")
+            self._drop(shard)
+        elif run.done:
+            self._commit(shard, ShardState.DONE)
+        elif shard.answer == "cancel":
+            run.checkpoint()  # from which the job can be resumed
+            run.cancel()
+            shard.report(self._claims, 0.0)
+            self._commit(shard, ShardState.CANCELLED)
+
+    def _vouch_for(self, shard: ShardAtWork) -> None:
+        """Let a shard that runs alone pass a checkpoint, after which it need not."""
+        shard.open_run.checkpoint()
+        shard.report(self._claims, 0.0)
 
     def _open(self, shard: ShardAtWork) -> None:
         earlier = self._claims.earlier_result(shard.claim)
@@ -219,35 +401,6 @@ class Workbench:
         shard.open(self._store, self._claims, self._engines)
         shard.answer = self._claims.begin(shard.claim)
 
-    def _turn(self, shard: ShardAtWork) -> None:
-        self._guarded(shard, lambda: self._advance(shard))
-
-    def _advance(self, shard: ShardAtWork) -> None:
-        """One turn, in slices between which requests are heard."""
-        assert shard.run is not None
-        until = time.monotonic() + self._settings.turn_s
-        more = not shard.run.done
-        while more and shard.answer == "ok" and not self.preempted.is_set() and time.monotonic() < until:
-            if shard.out_of_time:
-                raise self._timeout()
-            begun = time.perf_counter()
-            more = shard.run.advance(seconds=SLICE_S)
-            shard.busy_s += time.perf_counter() - begun
-            shard.report(self._claims, self._settings.event_interval_s)
-        if shard.alone and more:
-            shard.run.checkpoint()
-        shard.report(self._claims, 0.0 if shard.alone or not more else self._settings.event_interval_s)
-        if shard.answer == "lost":
-            log.warning("the shard was given to another worker")
-            self._drop(shard)
-        elif not more:
-            self._commit(shard, ShardState.DONE)
-        elif shard.answer == "cancel":
-            shard.run.checkpoint()  # from which the job can be resumed
-            shard.run.cancel()
-            shard.report(self._claims, 0.0)
-            self._commit(shard, ShardState.CANCELLED)
-
     def _commit(self, shard: ShardAtWork, state: ShardState) -> None:
         answer = self._claims.commit(
             shard.claim,
@@ -256,6 +409,7 @@ class Workbench:
             state=state,
             problem=self._why_nothing_is_usable(shard),
         )
+        self._meter.add(**{f"shards_{state.value}": 1})
         log.info("ended", state=state.value, answer=answer, **shard.outcomes)
         if shard.run is not None and shard.claim.attempt == 1 and state is ShardState.DONE:
             with suppress(EquipotError):  # an estimate that cannot be bettered must not cost a result
@@ -273,16 +427,17 @@ class Workbench:
 
     def _guarded(self, shard: ShardAtWork, action: Callable[[], None]) -> None:
         """Do something to a shard; if that fails, the shard fails and the worker goes on."""
-        try:
-            action()
-        except EquipotError as problem:
-            log.warning("failed", problem=problem.code, detail=problem.detail)
-            self._fail(shard, problem)
-        except (MemoryError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, ConnectionError):
-                raise
-            log.exception("failed unexpectedly")
-            self._fail(shard, EquipotError(f"The worker could not compute this: {type(error).__name__}."))
+        with shard.named_in_logs():
+            try:
+                action()
+            except EquipotError as problem:
+                log.warning("failed", problem=problem.code, detail=problem.detail)
+                self._fail(shard, problem)
+            except (MemoryError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+                if isinstance(error, ConnectionError):
+                    raise
+                log.exception("failed unexpectedly")
+                self._fail(shard, _unexpected(error))
 
     def _fail(self, shard: ShardAtWork, problem: EquipotError) -> None:
         """End a shard with a problem; what it has computed is kept if it still can be written."""
@@ -295,17 +450,15 @@ class Workbench:
         self._drop(shard)
 
     def _hand_back(self, shard: ShardAtWork) -> None:
-        with structlog.contextvars.bound_contextvars(job_id=shard.claim.job_id, shard=shard.claim.shard_idx):
+        def give() -> None:
+            if shard.run is not None and shard.answer != "lost":
+                shard.run.checkpoint()
+                shard.report(self._claims, 0.0)
+            step = shard.step
+            self._drop(shard)
+            log.info("handed back", answer=self._claims.hand_back(shard.claim), step=step)
 
-            def give() -> None:
-                if shard.run is not None and shard.answer != "lost":
-                    shard.run.checkpoint()
-                    shard.report(self._claims, 0.0)
-                step = shard.step
-                self._drop(shard)
-                log.info("handed back", answer=self._claims.hand_back(shard.claim), step=step)
-
-            self._guarded(shard, give)
+        self._guarded(shard, give)
 
     def _drop(self, shard: ShardAtWork) -> None:
         with self._guard:
@@ -317,6 +470,20 @@ class Workbench:
         return TimedOutError(
             "The job used up its max_wall_time_s.", hint="Resume it to go on from its last checkpoint."
         )
+
+
+def _unexpected(error: Exception) -> EquipotError:
+    """What a user is told of an error nobody foresaw; a full disk is an operator's matter, and can be resumed."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return EquipotError(
+            f"The results could not be written: {os.strerror(error.errno)}.",
+            hint="What was computed until the last checkpoint is kept. Make room, then resume the job.",
+        )
+    return EquipotError(f"The worker could not compute this: {type(error).__name__}.")
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:

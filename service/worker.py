@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -30,6 +31,7 @@ from equipot.service.doorbell import WakeUp, ticket_client, wake_up_queue
 from equipot.service.engines import Engines
 from equipot.service.evaluator import Evaluator
 from equipot.service.logs import configure_logs
+from equipot.service.meter import Meter
 from equipot.service.pace import Pace
 from equipot.service.reconciler import Reconciler
 from equipot.service.records import utc_now
@@ -108,9 +110,15 @@ class Heartbeat:
     """Tells the store every few seconds that the worker lives, and hears what was asked of its shards."""
 
     def __init__(
-        self, store: JobStore, claims: Claims, bench: Workbench, worker_id: str, about: dict[str, Any]
+        self,
+        store: JobStore,
+        claims: Claims,
+        bench: Workbench,
+        meter: Meter,
+        worker_id: str,
+        about: dict[str, Any],
     ) -> None:
-        self._store, self._claims, self._bench = store, claims, bench
+        self._store, self._claims, self._bench, self._meter = store, claims, bench, meter
         self._worker_id, self._about = worker_id, about
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, daemon=True, name="heartbeat")
@@ -136,6 +144,7 @@ class Heartbeat:
         for shard, answer in zip(held, self._claims.beat([shard.claim for shard in held]), strict=True):
             if answer != "ok":
                 shard.answer = answer
+        self._meter.flush(self._store.redis)
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._store.settings.beat_s):
@@ -180,8 +189,9 @@ def main(settings: Settings | None = None) -> int:
         torch.set_num_threads(settings.threads_per_worker)
     device = _device(settings)
     store = JobStore(connect(url, patience_s=settings.redis_patience_s), settings.data_dir, settings)
-    claims, engines = Claims(store, worker_id, device), Engines(compile=settings.compile)
-    bench = _bench = Workbench(store, claims, engines, settings)
+    meter = Meter()
+    claims, engines = Claims(store, worker_id, device), Engines(compile=settings.compile, meter=meter)
+    bench = _bench = Workbench(store, claims, engines, settings, meter)
     Reconciler(store).take_from(worker_id)  # of an earlier process with the same number on a machine of the same name
     about: dict[str, Any] = {
         "device": device,
@@ -191,22 +201,31 @@ def main(settings: Settings | None = None) -> int:
         "ready": False,
         "models": engines.names,
     }
-    heartbeat = Heartbeat(store, claims, bench, worker_id, about)
+    heartbeat = Heartbeat(store, claims, bench, meter, worker_id, about)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until RQ's own handlers are there
     heartbeat.start()
-    _preload(settings, engines, device, Pace(store.redis))
-    about |= {"ready": True, "models": engines.names}
-    heartbeat.beat()
-    Watch(store)
-    evaluator = Evaluator(Desk(connect(url, patience_s=settings.redis_patience_s)), device)
-    evaluator.start()
-    log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
     try:
-        _listen(store.redis, bench, settings, worker_id, device)
+        _preload(settings, engines, device, Pace(store.redis))
+        about |= {"ready": True, "models": engines.names}
+        heartbeat.beat()
+        Watch(store)
+        evaluator = Evaluator(Desk(connect(url, patience_s=settings.redis_patience_s)), device)
+        evaluator.start()
+        log.info("ready", device=device, models=engines.names, threads=torch.get_num_threads())
+        try:
+            _listen(store.redis, bench, settings, worker_id, device)
+        finally:
+            evaluator.stop()
     finally:
-        evaluator.stop()
         heartbeat.stop()
     log.info("stopped")
     return 0
+
+
+def _leave(number: int, frame: object) -> None:
+    """Asked to stop before the first job: there is nothing to hand back."""
+    sys.exit(0)
 
 
 def _device(settings: Settings) -> Literal["cpu", "cuda"]:
@@ -219,7 +238,8 @@ def _preload(settings: Settings, engines: Engines, device: Literal["cpu", "cuda"
     """Load the usual potential before it is asked for, and see how fast it is."""
     if settings.preload_model:
         try:
-            calibrate(pace, engines.get(settings.preload_model, None, "float64", device), "float64", device)
+            metered = engines.get(settings.preload_model, None, "float64", device)
+            calibrate(pace, metered.provider, "float64", device)
         except EquipotError as error:
             log.warning("nothing preloaded", model=settings.preload_model, why=str(error))
 

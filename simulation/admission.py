@@ -82,6 +82,7 @@ class Admission:
     _samples: list[tuple[Load, float]] = field(default_factory=list)
     _rates: tuple[float, float] = (0.0, 0.0)  # bytes per atom, bytes per slot
     _most_slots: float = np.inf  # after a failure
+    n_failures: int = 0
 
     def learn(self, load: Load, n_bytes: float | None) -> None:
         """Take in that an evaluation of this size took so much at its peak."""
@@ -94,6 +95,7 @@ class Admission:
     def failed(self, load: Load) -> None:
         """Take in that memory ran out at this size: from now on at most half of it is admitted together."""
         self._most_slots = min(self._most_slots, 0.5 * load.n_slots)
+        self.n_failures += 1
 
     @property
     def largest_slots(self) -> int:

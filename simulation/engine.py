@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -74,6 +74,8 @@ class Engine:
         self._run_number = next(_run_numbers)
         self._systems: dict[int, Moving] = {}
         self._watchmen: dict[int, Watchman] = {}
+        self._moved: dict[int, State | EquipotError] = {}  # of the step that has begun
+        self._awaited: list[int] = []  # of them, those that are being evaluated
 
     def __len__(self) -> int:
         """How many systems are still moving."""
@@ -98,20 +100,49 @@ class Engine:
 
     def step(self) -> list[StepEvent]:
         """Advance every system by one step; a system that just joined is evaluated at step 0 instead."""
-        with np.errstate(all="ignore"):  # what is not finite is looked for below, system by system
-            moved = {idx: _moved(system) for idx, system in self._systems.items()}
-            views = {idx: self._view(idx, state) for idx, state in moved.items() if isinstance(state, State)}
-            found = self._provider.evaluate(list(views.values())) if views else []
-            evaluations = dict(zip(views, found, strict=True))
+        views = self.begin_step()
+        return self.end_step(self._provider.evaluate(views) if views else [])
+
+    def begin_step(self, most_atoms: int | None = None) -> list[System]:
+        """The first half of a step: where systems go next, which is to be evaluated. Nothing has moved yet.
+
+        With `most_atoms` only the systems next in line move, with so many atoms at most, but one system at least.
+        """
+        chosen = self._next_in_line(most_atoms)
+        with np.errstate(all="ignore"):  # what is not finite is looked for in the second half, system by system
+            self._moved = {idx: _moved(system) for idx, system in chosen.items()}
+            views = {idx: self._view(idx, state) for idx, state in self._moved.items() if isinstance(state, State)}
+        self._awaited = list(views)
+        return list(views.values())
+
+    def end_step(self, found: Sequence[Evaluation]) -> list[StepEvent]:
+        """The second half: what the evaluations of `begin_step`'s systems, in their order, make of them."""
+        evaluations = dict(zip(self._awaited, found, strict=True))
+        moved, self._moved, self._awaited = self._moved, {}, []
+        with np.errstate(all="ignore"):
             events = [
-                _judged(system, moved[idx], evaluations.get(idx), self._watchmen[idx])
-                for idx, system in self._systems.items()
+                _judged(self._systems[idx], state, evaluations.get(idx), self._watchmen[idx])
+                for idx, state in moved.items()
             ]
-        self._systems = {event.system.idx: event.system for event in events if event.verdict is None}
+        waiting = {idx: system for idx, system in self._systems.items() if idx not in moved}
+        self._systems = waiting | {event.system.idx: event.system for event in events if event.verdict is None}
         for event in events:
             if event.verdict is not None:
                 self._let_go(event.system.idx)
         return events
+
+    def _next_in_line(self, most_atoms: int | None) -> dict[int, Moving]:
+        """The systems whose turn it is; those that move go to the end of the line."""
+        if most_atoms is None:
+            return self._systems
+        chosen: dict[int, Moving] = {}
+        n_atoms = 0
+        for idx, system in self._systems.items():
+            n_atoms += system.structure.n_atoms
+            if chosen and n_atoms > most_atoms:
+                break
+            chosen[idx] = system
+        return chosen
 
     def _view(self, idx: int, state: State) -> System:
         return System.of(self._systems[idx].structure, self._key(idx), state.positions_ang, state.cell_ang)

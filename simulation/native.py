@@ -91,6 +91,16 @@ class NativeProvider:
             },
         }
 
+    @property
+    def n_at_once(self) -> int:
+        """Small systems that are computed at the same time on a CPU."""
+        return self._n_at_once
+
+    @property
+    def n_splits(self) -> int:
+        """How often memory ran out and a pass was divided."""
+        return self._admission.n_failures
+
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
         for system in systems:
             if system.key not in self._searches:

@@ -18,7 +18,7 @@ from equipot.simulation import snapshot
 from equipot.simulation.checkpoint import load_checkpoint
 from equipot.simulation.engine import Engine, Moving, StepEvent
 from equipot.simulation.progress import Progress
-from equipot.simulation.providers import ForceProvider
+from equipot.simulation.providers import Evaluation, ForceProvider, System
 from equipot.simulation.recorder import Recorder
 from equipot.simulation.reports import frame_of, rejected_result, result_of, thermo_row
 from equipot.simulation.request import RunRequest
@@ -73,6 +73,7 @@ class Run:
         self.request = request
         self.attempt = attempt
         self._callbacks = callbacks
+        self.provider = provider
         self._engine = Engine(provider)
         self._files = _Files()
         self._results: dict[int, dict[str, Any]] = {}
@@ -162,17 +163,22 @@ class Run:
         """False if the run was resumed where the last digits come out differently."""
         return not self._differences
 
-    def advance(self, seconds: float | None = None, steps: int | None = None) -> bool:
+    @property
+    def n_atoms(self) -> int:
+        """Of the systems that have not ended."""
+        return sum(system.structure.n_atoms for system in self._engine.systems.values())
+
+    def advance(self, seconds: float | None = None, steps: int | None = None, most_atoms: int | None = None) -> bool:
         """Take steps until the time or the number is used up or every system has ended; True while work is left.
 
-        The time is looked at between steps only.
+        The time is looked at between steps only. `most_atoms` keeps a step short: systems then move in turns.
         """
         self._refuse_if_broken()
         begun, taken = time.monotonic(), 0
         while not self.done and (steps is None or taken < steps):
-            self._step()
+            views = self.begin_step(most_atoms)
+            self.end_step(self.provider.evaluate(views) if views else [])
             taken += 1
-            self._commit_if_due()
             self._report()
             if seconds is not None and time.monotonic() - begun >= seconds:
                 break
@@ -180,6 +186,18 @@ class Run:
             self._finish()
         self._report(now=True)
         return not self.done
+
+    def begin_step(self, most_atoms: int | None = None) -> list[System]:
+        """The systems to be evaluated for the next step (see Engine); `end_step` must come next."""
+        self._refuse_if_broken()
+        return self._engine.begin_step(most_atoms)
+
+    def end_step(self, evaluations: Sequence[Evaluation]) -> None:
+        """Record what the evaluations make of the systems; of a run whose systems have all ended, everything."""
+        self._record_events(self._engine.end_step(evaluations))
+        self._commit_if_due()
+        if self.done:
+            self._finish()
 
     def checkpoint(self) -> None:
         """Write a checkpoint now and wait until it is on disk."""
@@ -251,8 +269,7 @@ class Run:
             self._engine.add(system)
         self._completed = snapshot.restore(header.get("completed", ()), *how)
 
-    def _step(self) -> None:
-        events = self._engine.step()  # if this raises, no system has moved and the run can still be checkpointed
+    def _record_events(self, events: Sequence[StepEvent]) -> None:
         try:
             calls = [call for event in events for call in self._record(event)]
         except BaseException as error:

@@ -4,6 +4,7 @@
 local P = 'equipot:'
 local EVENT_HISTORY = 1000
 local MOST_WARNINGS = 200
+local PRIORITY = 1e12  -- one step of priority outweighs every system that ever waited
 
 local function job_key(job) return P .. 'job:' .. job end
 local function shard_key(job, index) return P .. 'shard:' .. job .. ':' .. index end
@@ -30,6 +31,21 @@ end
 
 local function has_ended(shard_state)
   return shard_state == 'done' or shard_state == 'failed' or shard_state == 'cancelled'
+end
+
+-- The queue is fair among owners (start-time fair queueing, Goyal, Vin and Cheng 1996): a job's place is where its
+-- owner's last job ended, counted in systems, but not before the place of what was claimed last. So the first job of
+-- somebody new stands before the ten thousandth of somebody else, and among jobs of one owner the first comes first.
+local function next_start(class, owner, n_systems)
+  local reached = tonumber(redis.call('GET', P .. 'reached:' .. class) or '0')
+  local start = math.max(reached, tonumber(redis.call('HGET', P .. 'queued:' .. class, owner) or '0')) + 1
+  redis.call('HSET', P .. 'queued:' .. class, owner, string.format('%.0f', start + n_systems))
+  return start
+end
+
+local function note_reached(class, start)
+  local key = P .. 'reached:' .. class
+  if tonumber(start or '0') > tonumber(redis.call('GET', key) or '0') then redis.call('SET', key, start) end
 end
 
 -- Move a job to another state, keep the clock of its running time, and say so.

@@ -5,11 +5,12 @@ local key = job_key(job)
 if redis.call('EXISTS', key) == 1 then return 'known' end
 if ARGV[5] ~= '' and redis.call('SCARD', P .. 'live') >= tonumber(ARGV[5]) then return 'full' end
 
-local score = ARGV[3]
-if score == '' then score = '0' end
-score = tonumber(score) * -1e12 + redis.call('INCR', P .. 'sequence')
+local static = cjson.decode(ARGV[2])
+local owner = type(static.owner) == 'string' and static.owner or ''
+local start = next_start(ARGV[4], owner, static.n_systems)
+local score = -PRIORITY * tonumber(ARGV[3] ~= '' and ARGV[3] or '0') + start
 redis.call('HSET', key, 'static', ARGV[2], 'class', ARGV[4], 'score', string.format('%.0f', score),
-  'n_shards', #shards, 'ran_ms', 0)
+  'owner', owner, 'start', string.format('%.0f', start), 'n_shards', #shards, 'ran_ms', 0)
 for field, value in pairs(kept) do redis.call('HSET', key, field, value) end
 for index, shard in ipairs(shards) do
   for field, value in pairs(shard) do redis.call('HSET', shard_key(job, index - 1), field, value) end

@@ -70,7 +70,8 @@ async def submit_job(
     body = await request.body()
     if validate_only:
         return json_response(await run_in_threadpool(_validate, use, who, body))
-    record, replayed = await run_in_threadpool(_submit, use, who, body, idempotency_key)
+    request_id = request.state.request_id
+    record, replayed = await run_in_threadpool(_submit, use, who, body, idempotency_key, request_id)
     headers = {"Location": f"/v1/jobs/{record.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -171,7 +172,7 @@ def delete_job(use: Use, job: Job) -> Response:
     return Response(status_code=204)
 
 
-def _submit(use: Services, who: Caller, body: bytes, key: str | None) -> tuple[JobRecord, bool]:
+def _submit(use: Services, who: Caller, body: bytes, key: str | None, request_id: str) -> tuple[JobRecord, bool]:
     data = parse_json(body)
     ready = _prepared(use, who, data)
     days = who.limits.retention_days or use.settings.retention_days
@@ -186,6 +187,7 @@ def _submit(use: Services, who: Caller, body: bytes, key: str | None) -> tuple[J
         owner=who.owner,
         retention_s=None if days is None else 86_400 * days,
         admit=lambda job_id: use.quotas.reserve_job(who, job_id),
+        request_id=request_id,
         **ready.fields,
     )
 
@@ -255,6 +257,6 @@ def _validate(use: Services, who: Caller, body: bytes) -> dict[str, Any]:
         "params": ready.params.model_dump(mode="json"),
         "n_systems": len(ready.structures),
         **asdict(expected),
-        "queue_position": use.store.position_of_next(device, ready.job.priority),
+        "queue_position": use.store.position_of_next(device, ready.job.priority, who.owner),
         "warnings": [warning.model_dump() for warning in (*ready.warnings, *_device_warnings(use, ready))],
     }

@@ -48,6 +48,8 @@ def readyz(request: Request, use: Use) -> Response:
     """Whether a job posted now would be computed: the store answers and a worker has loaded its potential."""
     if not use.store.healthy():
         return _not_ready(request, "The job store does not answer.")
+    if not use.store.is_durable():
+        return _not_ready(request, "Redis or the data directory cannot be written to. Is the disk full?")
     if not any(worker["ready"] for worker in use.store.workers()):
         return _not_ready(request, "No worker has loaded a potential yet.")
     return json_response({"status": "ready"})
@@ -60,7 +62,8 @@ def metrics(use: Use) -> Response:
     numbers = {f"jobs_{state}": n for state, n in queue["jobs"].items()}
     numbers |= {f"shards_waiting_{device}": n for device, n in queue["shards_waiting"].items()}
     numbers["shards_running"] = queue["shards_running"]
-    return Response(use.metrics.render(numbers, len(use.store.workers())), media_type=CONTENT_TYPE)
+    page = use.metrics.render(numbers, len(use.store.workers()), use.store.depth(), use.store.counters())
+    return Response(page, media_type=CONTENT_TYPE)
 
 
 def _not_ready(request: Request, reason: str) -> Response:
