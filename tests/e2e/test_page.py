@@ -6,6 +6,7 @@ is asked of the page itself rather than of pictures.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from ase import Atoms
 from ase.io import read
+from PIL import Image
 
 from .conftest import Stack
 
@@ -119,6 +121,12 @@ def frames_of(path: Path) -> list[Atoms]:
     found = read(path, index=":")
     assert isinstance(found, list)
     return found
+
+
+def n_colours(png: bytes) -> int:
+    """How many colours a picture has: an empty canvas one or two, shaded atoms hundreds."""
+    with Image.open(io.BytesIO(png)) as picture:
+        return len(picture.convert("RGB").getcolors(2**24) or ())
 
 
 def axe_violations(page: Any) -> list[str]:
@@ -258,7 +266,7 @@ def test_a_file_may_be_dropped_anywhere_on_the_page(visit: Visit) -> None:
     assert page.inner_text(".taken-name") == "h2.xyz"
 
 
-def test_text_is_pasted_and_its_format_is_seen(visit: Visit) -> None:
+def test_text_is_pasted_and_its_format_is_seen(visit: Visit, repository: Path) -> None:
     page = visit.open()
     page.click("summary:text-is('or paste text')")
     page.fill("textarea", "3\nwater\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n")
@@ -268,6 +276,11 @@ def test_text_is_pasted_and_its_format_is_seen(visit: Visit) -> None:
     page.fill(".viewer-measure", "1 0 2")
     page.press(".viewer-measure", "Enter")
     assert re.search(r"H1–O0–H2 +10[0-9]\.\d°", page.inner_text(".viewer-readout"))
+    page.click("text=Choose another")  # and the next one is seen, too
+    visit.bring(repository / SILICON)
+    page.wait_for_selector(".viewer[data-atoms='64']")
+    visit.until("document.querySelectorAll('.viewer-canvas canvas').length > 0")
+    assert n_colours(page.locator(".viewer-canvas").screenshot()) > 100
 
 
 def test_two_jobs_run_are_listed_and_one_is_cancelled_resumed_and_done_again(

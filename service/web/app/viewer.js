@@ -7,7 +7,7 @@ import { bondsBetween, cross, imagesToDraw, isMetal, measure, norm, wrapped } fr
 
 const MOST_DRAWN = 6000; // atoms; beyond it periodic images are not drawn
 const LEAST_RADIUS_ANG = 2; // of what is shown, however small the structure
-const FILLED = 0.8; // how much of the canvas the centres of atoms take
+const FILLED = 0.74; // how much of the canvas the centres of atoms take
 const MOST_ZOOM = 1.8;
 const MOST_BONDED_ANEW = 1200; // drawn atoms up to which bonds follow every frame
 
@@ -98,6 +98,7 @@ export class Viewer {
 
   resetView() {
     if (!this.gl) return;
+    this.gl.resize(); // it may have been shown again just now
     this.gl.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     this.gl.zoomTo();
     if (this.structure.cell) {
@@ -119,7 +120,8 @@ export class Viewer {
     const spread = (values, middle) => Math.max(...values.map((value) => Math.abs(value - middle)), 1);
     const wide = spread(shown.map(({ x }) => x), left + scrollX + width / 2);
     const high = spread(shown.map(({ y }) => y), top + scrollY + height / 2);
-    return Math.min(MOST_ZOOM, (FILLED * width) / 2 / wide, (FILLED * height) / 2 / high);
+    const zoom = Math.min(MOST_ZOOM, (FILLED * width) / 2 / wide, (FILLED * height) / 2 / high);
+    return zoom > 0 ? zoom : 1; // nothing is known of a canvas that is not shown
   }
 
   /** Measure between atoms (indices of the structure); an empty list ends it. */
@@ -377,7 +379,7 @@ function quaternion(x, y, z) {
   return [0, 1, 2].map((i) => (i === k ? q[k] : (m[k][i] + m[i][k]) / (4 * q[k]))).concat(0);
 }
 
-
+/** The corners of a cell as 3Dmol has points. */
 function cornersOf(cell) {
   if (!cell) return [];
   const [a, b, c] = cell;
