@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from equipot.simulation.admission import (
     Load,
     is_out_of_memory,
 )
-from equipot.simulation.providers import Evaluation, System, as_equipot_error, numpy_pins
+from equipot.simulation.providers import Evaluation, System, as_equipot_error, installed_version, numpy_pins
 from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Threads, torch_threads
 
 if TYPE_CHECKING:
@@ -86,8 +85,8 @@ class NativeProvider:
                 "cpu": torch.backends.cpu.get_cpu_capability(),
                 **({"batching": "shared" if self._shared else "each alone"} if self._on_gpu else {}),
                 **numpy_pins(),
-                "torch": version("torch"),
-                "vesin": version("vesin"),
+                "torch": installed_version("torch"),
+                "vesin": installed_version("vesin"),
             },
         }
 

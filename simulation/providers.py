@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -195,11 +196,12 @@ def as_equipot_error(error: Exception) -> EquipotError:
 def numpy_pins() -> dict[str, Any]:
     """What decides the last bit of a result of numpy, and of those that moving cells and symmetry stand on."""
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    versions = {name: _version(name) for name in ("numpy", "scipy", "spglib")}
+    versions = {name: installed_version(name) for name in ("numpy", "scipy", "spglib")}
     return {"machine": platform.machine(), "simd": sorted(simd.get("found", [])), **versions}
 
 
-def _version(name: str) -> str | None:
+@cache  # reading it takes milliseconds
+def installed_version(name: str) -> str | None:
     """Of a package; None where it is not installed, as spglib need not be where no symmetry is asked for."""
     try:
         return version(name)
