@@ -245,7 +245,7 @@ def test_level_of_theory_and_charge_are_chosen_refused_at_their_fields_and_told_
     page.select_option("[data-field=level_of_theory] select", "GFN2-xTB")
     page.fill("[data-field=charge] input", "-1")
     visit.start()
-    visit.until("document.querySelector('.job-head').textContent.includes('charge −1 e')")
+    page.wait_for_selector(".job-head:has-text('charge −1 e')")
 
 
 def test_a_bad_file_says_what_is_wrong_with_it_and_the_next_one_is_taken(visit: Visit, repository: Path) -> None:
