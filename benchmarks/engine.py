@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
-from ase.collections import g2, s22
+from ase.build import bulk
 from ase.io import read
 from ase.optimize import FIRE, LBFGS
-from systems import HERE, show
+from systems import HERE, molecules, show
 
 from equipot import EquipotCalculator, load_potential, relax
 from equipot.calculator.convert import from_atoms
@@ -38,20 +37,7 @@ from equipot.simulation.run import Run
 
 FMAX_EV_PER_ANG = 0.05
 MAX_STEPS = 200
-RATTLE_ANG = 0.08
 ASE_OPTIMIZER = {"fire": FIRE, "lbfgs": LBFGS}
-
-
-def molecules(n: int, elements: Sequence[str]) -> list[Atoms]:
-    """n different molecules and dimers of 10 to 40 atoms, away from their minima."""
-    named = [molecule(name) for name in g2.names] + [s22[name] for name in s22.names] + [read(HERE / "aspirin.xyz")]
-    fit = [atoms for atoms in named if 10 <= len(atoms) <= 40 and set(atoms.symbols) <= set(elements)]
-    found = []
-    for number in range(n):
-        atoms = Atoms(fit[number % len(fit)].symbols, fit[number % len(fit)].positions)
-        atoms.rattle(RATTLE_ANG, seed=number)
-        found.append(atoms)
-    return found
 
 
 @dataclass

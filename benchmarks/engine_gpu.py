@@ -20,10 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import molecule
-from ase.collections import g2, s22
-from ase.io import read
 from ase.optimize import FIRE
+from systems import molecules
 
 from equipot import EquipotCalculator, load_potential
 from equipot.calculator.convert import from_atoms
@@ -33,22 +31,8 @@ from equipot.simulation.native import NativeProvider
 from equipot.simulation.providers import System
 from equipot.simulation.run import Run
 
-HERE = Path(__file__).parent
 FMAX_EV_PER_ANG = 0.05
 MAX_STEPS = 200
-RATTLE_ANG = 0.08
-
-
-def molecules(n: int, elements: tuple[str, ...]) -> list[Atoms]:
-    """n different molecules and dimers of 10 to 40 atoms, away from their minima."""
-    named = [molecule(name) for name in g2.names] + [s22[name] for name in s22.names] + [read(HERE / "aspirin.xyz")]
-    fit = [atoms for atoms in named if 10 <= len(atoms) <= 40 and set(atoms.symbols) <= set(elements)]
-    found = []
-    for number in range(n):
-        atoms = Atoms(fit[number % len(fit)].symbols, fit[number % len(fit)].positions)
-        atoms.rattle(RATTLE_ANG, seed=number)
-        found.append(atoms)
-    return found
 
 
 def finish(potential: Potential) -> float:

@@ -35,9 +35,8 @@ import httpx
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read
-from engine import molecules
 from serve_startup import free_port, wait_until_ok
-from systems import HERE, show
+from systems import HERE, molecules, show
 
 from equipot.simulation.api import provider_for, relax
 

@@ -266,14 +266,14 @@ def test_the_volume_fluctuates_as_the_compressibility_from_runs_at_constant_volu
     thermostat: str, record_property: Any
 ) -> None:
     """Var V = -kT dV/dP, with dP/dV from two NVT runs a standard deviation of V to each side of the mean."""
-    columns = argon_columns(thermostat, 50_000, 5, **WARM)
+    columns = argon_columns(thermostat, 70_000, 5, **WARM)
     volumes = columns["volume_ang3"]
     variance, variance_error = variance_and_error(volumes)
     mean, spread, pressures = volumes.mean(), float(np.sqrt(variance)), []
     for seed, volume in enumerate((mean - spread, mean + spread)):
         structure = argon_crystal(a_ang=(volume / 8.0) ** (1 / 3))
         params = md_params(structure, temperature_k=WARM["temperature_k"], thermostat=TIGHT["langevin"])
-        found = rows(Argon(), motion_of(structure, params, seed), 12_000, every=10, skip=2000)["pressure_gpa"]
+        found = rows(Argon(), motion_of(structure, params, seed), 40_000, every=10, skip=2000)["pressure_gpa"]
         pressures.append(block_means(found) / GPA_PER_EV_PER_ANG3)
     slope = (pressures[1].mean() - pressures[0].mean()) / (2.0 * spread)
     slope_error = np.sqrt(sum(each.var(ddof=1) / each.size for each in pressures)) / (2.0 * spread)
