@@ -134,7 +134,7 @@ def relaxations(given: argparse.Namespace) -> Rows:
     """The same molecules, posted one by one and in one call."""
     systems = molecules(given.jobs, ORGANIC)
     bodies = [as_json(atoms) for atoms in systems]
-    provider = provider_for("organic", compile=given.compile, dtype="float64")
+    provider = provider_for("organic", compile=given.compile, dtype="float64", n_threads=given.workers)
     rows = []
     for number in range(given.rounds):
         before = time.perf_counter()
