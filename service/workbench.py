@@ -35,8 +35,9 @@ SHARDS_TOGETHER = 32  #: taken at a time by a worker with a GPU
 ATOMS_TOGETHER = 5_000  #: of several shards in one pass on a GPU, which takes hardly longer than for a few
 STEP_ATOMS = 400  #: moved in one step on a CPU, so that a step stays short
 LISTEN_S = 0.5  #: between two looks at what was asked of all shards
-YOUNG_S = 10.0  #: of turns, within which a shard is run to its end before others have more turns
-STARVED_S = 10.0  #: without a turn, after which a shard that is not young goes before all others
+YOUNG_S = 10.0  #: of turns, within which a small shard is run to its end before others have more turns
+FEW_SYSTEMS = 16  #: that a small shard has at most
+STARVED_S = 10.0  #: without a turn, after which a shard that is not small and young goes before all others
 SLICE_S = 0.1  #: between two looks at what was asked of the worker
 MOST_THERMO_ROWS = 16  #: in one report; the table on disk has them all
 SYSTEM_EVENT = ("system_idx", "outcome", "converged", "n_steps", "energy_ev", "fmax_ev_per_ang")
@@ -101,13 +102,13 @@ class ShardAtWork:
         return structlog.contextvars.bound_contextvars(job_id=claim.job_id, shard=claim.shard_idx, **asked)
 
     def place_in_line(self, now: float) -> tuple[int, float]:
-        """Smallest first: what came last; then the young, the oldest first until it ends; then the old in turns.
+        """Lowest first: what came last; then the small and young, the oldest first until it ends; then others in turns.
 
-        Turns for all alike would let nothing end while much waits. An old one has a turn every `STARVED_S` at least.
+        Turns for all alike would let nothing end while much waits. Those others have one every `STARVED_S` at least.
         """
         if self.n_turns == 0:
             return 1, -self.begun
-        if self.used_s < YOUNG_S:
+        if self.used_s < YOUNG_S and self.claim.n_systems <= FEW_SYSTEMS:
             return 2, self.begun
         return (0 if now - self.last_turn >= STARVED_S else 3), self.last_turn
 

@@ -96,7 +96,7 @@ class RunRequest:
         }
         temporary = directory / f".{REQUEST}.{os.getpid()}.tmp"
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file)
+            file.write(json.dumps(data))  # json.dump is five times slower
             file.flush()
             os.fsync(file.fileno())
         try:
