@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 MOST_SHIFTS = 2_000_000  # images of the cell within reach; beyond, the cell is far too small for the distance
 
@@ -31,7 +31,7 @@ def closest_pair(
     shortest_ang = float(np.linalg.norm(lattice, axis=1).min(initial=np.inf))
     reach_ang = min(within_ang, shortest_ang)  # an atom and its own image are this close
     home, everything, owners = _with_images(positions_ang, lattice, reach_ang)
-    distances, places = cKDTree(everything, balanced_tree=False).query(home, k=2, distance_upper_bound=reach_ang)
+    distances, places = _tree(everything).query(home, k=2, distance_upper_bound=reach_ang)
     distances[places == np.arange(len(home))[:, None]] = np.inf  # itself
     first, which = np.unravel_index(np.argmin(distances), distances.shape)
     if not np.isfinite(distances[first, which]):
@@ -44,7 +44,7 @@ def count_neighbours(
 ) -> int:
     """Neighbours within `cutoff_ang`, summed over the atoms (n_atoms, 3): every pair counts twice."""
     home, everything, _ = _with_images(positions_ang, _reduced(cell_ang, pbc), cutoff_ang)
-    return int(cKDTree(home).count_neighbors(cKDTree(everything), cutoff_ang)) - len(home)
+    return int(_tree(home).count_neighbors(_tree(everything), cutoff_ang)) - len(home)
 
 
 def neighbour_vectors(
@@ -52,7 +52,7 @@ def neighbour_vectors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every neighbour within `cutoff_ang`: its atom (n_pairs,), itself (n_pairs,), and the way there (n_pairs, 3)."""
     home, everything, owners = _with_images(positions_ang, _reduced(cell_ang, pbc), cutoff_ang)
-    found = cKDTree(everything).query_ball_point(home, cutoff_ang)
+    found = _tree(everything).query_ball_point(home, cutoff_ang)
     first = np.repeat(np.arange(len(home)), [len(places) for places in found])
     places = np.concatenate([np.asarray(each, dtype=np.int64) for each in found])
     first, places = first[places != first], places[places != first]
@@ -97,3 +97,10 @@ def _with_images(
             points.append(home[near] + np.array(shift) @ lattice)
             whose.append(owners[near])
     return home, np.concatenate(points), np.concatenate(whose)
+
+
+def _tree(points_ang: np.ndarray) -> Any:
+    """For the search of neighbours of points (n, 3)."""
+    from scipy.spatial import cKDTree  # a quarter of a second, which a starting API has no use for
+
+    return cKDTree(points_ang, balanced_tree=False)
