@@ -126,8 +126,7 @@ class ShardAtWork:
     @property
     def size(self) -> float:
         """What a step of it takes of a turn: atoms on a GPU, systems on a CPU."""
-        assert self.run is not None
-        return self.run.n_atoms if self.claim.device == "cuda" else self.claim.n_systems
+        return self.open_run.n_atoms if self.claim.device == "cuda" else self.claim.n_systems
 
     @property
     def room_beside(self) -> float:
@@ -341,12 +340,12 @@ class Workbench:
         until = time.monotonic() + SLICE_S
         while going:
             n_atoms = {shard: shard.open_run.n_atoms for shard in going}
+            n_atoms_together = max(sum(n_atoms.values()), 1)
             begun = time.perf_counter()
             failed = advance_together([shard.open_run for shard in going], SLICE_S, most_atoms)
             took_s = time.perf_counter() - begun
             for shard in going:
-                shard.busy_s += took_s * n_atoms[shard] / max(sum(n_atoms.values()), 1)
-            for shard in going:
+                shard.busy_s += took_s * n_atoms[shard] / n_atoms_together
                 if error := failed.get(shard.open_run):
                     self._guarded(shard, lambda error=error: _raise(error))  # type: ignore[misc]
             if time.monotonic() >= until or any(shard.open_run in failed or shard.open_run.done for shard in going):

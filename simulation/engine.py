@@ -98,9 +98,12 @@ class Engine:
         self._let_go(idx)
         return system
 
-    def step(self) -> list[StepEvent]:
-        """Advance every system by one step; a system that just joined is evaluated at step 0 instead."""
-        views = self.begin_step()
+    def step(self, most_atoms: int | None = None) -> list[StepEvent]:
+        """Advance every system by one step; a system that just joined is evaluated at step 0 instead.
+
+        For `most_atoms` see `begin_step`.
+        """
+        views = self.begin_step(most_atoms)
         return self.end_step(self._provider.evaluate(views) if views else [])
 
     def begin_step(self, most_atoms: int | None = None) -> list[System]:

@@ -176,8 +176,9 @@ class Run:
         self._refuse_if_broken()
         begun, taken = time.monotonic(), 0
         while not self.done and (steps is None or taken < steps):
-            views = self.begin_step(most_atoms)
-            self.end_step(self.provider.evaluate(views) if views else [])
+            events = self._engine.step(most_atoms)  # if this raises, no system has moved and a checkpoint is possible
+            self._record_events(events)
+            self._commit_if_due()
             taken += 1
             self._report()
             if seconds is not None and time.monotonic() - begun >= seconds:
