@@ -54,6 +54,7 @@ class Storm:
     kind_of: dict[str, int] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)  # what the storm did, for the report
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    n_workers: int = 2  # kept alive
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -141,8 +142,8 @@ class Storm:
         self.store.redis.flushall()
         self.done.append("Redis emptied")
 
-    def keep_two_workers(self) -> None:
-        while len(self.alive) < 2:
+    def keep_workers(self) -> None:
+        while len(self.alive) < self.n_workers:
             self.start_worker()
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = START_S) -> None:
@@ -154,7 +155,7 @@ class Storm:
             except RedisError:
                 pass
             assert time.monotonic() < deadline, (self.done, self.store.queue(), self._last_words())
-            self.keep_two_workers()
+            self.keep_workers()
             time.sleep(0.1)
 
     def _last_words(self) -> str:
@@ -178,7 +179,7 @@ def storm(tmp_path: Path) -> Iterator[Storm]:
 
 def rage(storm: Storm, n_jobs: int, n_blows: int) -> None:
     """Submit and cancel, and between the submissions let something die."""
-    storm.keep_two_workers()
+    storm.keep_workers()
     storm.wait_for(lambda: len(storm.ready) == 2)
     blows = [storm.kill_a_worker, storm.restart_redis, storm.freeze_a_worker, storm.kill_a_worker, storm.empty_redis]
     every = max(1, n_jobs // n_blows)
@@ -188,7 +189,7 @@ def rage(storm: Storm, n_jobs: int, n_blows: int) -> None:
             storm.cancel()
         if number % every == every - 1:
             blows[(number // every) % len(blows)]()
-            storm.keep_two_workers()
+            storm.keep_workers()
             storm.wait_for(lambda: storm.ready)
     storm.wait_for(lambda: all(storm.store.get(job_id).is_over for job_id in storm.asked), 60.0 + 6.0 * n_jobs)
 
@@ -262,6 +263,7 @@ def test_a_full_disk_ends_a_job_with_a_clear_error_and_its_earlier_frames_can_be
         environment = {**os.environ, **storm.settings.as_environment()}
         worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=_small_files)
     storm.workers.append(worker)
+    storm.n_workers = 1  # a second one has a disk that is not full
     storm.wait_for(lambda: storm.ready)
     params = MDParams(n_steps=100_000, seed=1, save_every=1, checkpoint_every_s=0.2)
     structure = structure_from_json(WATER)
