@@ -28,7 +28,7 @@ import torch
 
 from equipot.elements import COVALENT_RADII_ANG
 from equipot.errors import EquipotError
-from equipot.models.graph import AtomGraph
+from equipot.models.graph import AtomGraph, Layout
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.network import Network
 from equipot.models.potential import PassTensors, eager_pass, graph_tensors
@@ -71,8 +71,10 @@ class CompiledPass:
         inputs = [numbers, vectors_ang, neighbours, mask, reverse, *condition]
         if n_atoms < 2 or n_slots < 2:
             inputs = _padded(inputs)
+            energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
+            return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
         energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
-        return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
+        return energies, forces, virials, descriptors
 
 
 def compiled_pass(network: Network, name: str, weights_sha256: str, dtype: torch.dtype) -> CompiledPass | None:
@@ -170,14 +172,14 @@ def _compile(network: Network, package: Path, dtype: torch.dtype) -> None:
 def _example(network: Network, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     rng = np.random.default_rng(0)
     n_atoms, n_slots = EXAMPLE_ATOMS, EXAMPLE_SLOTS
-    graph = AtomGraph(
+    layout = Layout(
         numbers=rng.choice(network.architecture.elements, n_atoms),
-        vectors_ang=rng.normal(scale=2.0, size=(n_atoms, n_slots, 3)),
         neighbours=rng.integers(n_atoms, size=(n_atoms, n_slots)),
         mask=rng.random((n_atoms, n_slots)) < 0.8,
         reverse=rng.permutation(n_atoms * n_slots),
         system_idx=np.zeros(n_atoms, dtype=np.int64),
     )
+    graph = AtomGraph(layout, rng.normal(scale=2.0, size=(n_atoms, n_slots, 3)))
     return graph_tensors(graph, dtype, torch.device("cpu"), network.architecture)
 
 

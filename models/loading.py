@@ -17,7 +17,8 @@ from equipot.elements import NUMBERS
 from equipot.errors import InvalidParameterError, InvalidWeightsError
 from equipot.models.allocation import keep_memory
 from equipot.models.network import Architecture, Network
-from equipot.models.potential import ForceUncertainty, PassTensors, Potential, TrainingDomain
+from equipot.models.potential import PassTensors, Potential
+from equipot.models.reliability import ForceUncertainty, TrainingDomain
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST_NETWORK = 50_000_000  # parameters; a card that asks for more is refused

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from vesin import NeighborList
 
-from equipot.models.graph import AtomGraph, graph_from_edges
+from equipot.models.graph import AtomGraph, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,21 @@ class Pairs:
         return int(self.slot.max(initial=0)) + 1
 
 
+@dataclass(frozen=True, eq=False)
+class _NearRows:
+    """The rows of those pairs that are within the cutoff: the same for many steps."""
+
+    pairs: Pairs
+    near: np.ndarray
+    rows: Rows
+
+    @classmethod
+    def of(cls, pairs: Pairs, near: np.ndarray) -> _NearRows:
+        place = np.cumsum(near) - 1
+        rows = Rows.of(pairs.numbers, pairs.first[near], pairs.second[near], place[pairs.reverse[near]])
+        return cls(pairs, near, rows)
+
+
 class NeighbourSearch:
     """Neighbour lists of one system as it moves.
 
@@ -55,6 +70,7 @@ class NeighbourSearch:
         self.skin_ang = skin_ang
         self.n_searches = 0
         self.kept: Pairs | None = None
+        self._rows: _NearRows | None = None  # of the last graph
 
     def graph(
         self,
@@ -66,12 +82,14 @@ class NeighbourSearch:
         """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
         positions = np.asarray(positions_ang, dtype=np.float64)
         pairs = self.pairs(numbers, positions, cell_ang, pbc)
-        vectors = positions[pairs.second] - positions[pairs.first] + pairs.offsets_ang
+        vectors = positions.take(pairs.second, axis=0)
+        vectors -= positions.take(pairs.first, axis=0)
+        vectors += pairs.offsets_ang
         near = np.einsum("ij,ij->i", vectors, vectors) < self.cutoff_ang**2
-        place = np.cumsum(near) - 1
-        return graph_from_edges(
-            pairs.numbers, pairs.first[near], pairs.second[near], vectors[near], place[pairs.reverse[near]]
-        )
+        last = self._rows
+        if last is None or last.pairs is not pairs or not np.array_equal(last.near, near):
+            last = self._rows = _NearRows.of(pairs, near)
+        return last.rows.graph(vectors[near])
 
     def pairs(
         self,
@@ -97,7 +115,7 @@ class NeighbourSearch:
         """All pairs within cutoff + skin as a graph whose `vectors_ang` are lattice offsets: r_j - r_i is missing."""
         periodic, cell = _boundary(cell_ang, pbc)
         found = self._search(np.asarray(numbers), np.asarray(positions_ang, dtype=np.float64), cell, periodic)
-        return graph_from_edges(found.numbers, found.first, found.second, found.offsets_ang, found.reverse)
+        return Rows.of(found.numbers, found.first, found.second, found.reverse).graph(found.offsets_ang)
 
     def _still_covers(
         self,

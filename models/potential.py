@@ -11,8 +11,9 @@ import torch
 
 from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
-from equipot.models.graph import AtomGraph
+from equipot.models.graph import AtomGraph, Layout
 from equipot.models.network import Architecture, Network, reversed_bonds
+from equipot.models.reliability import ByElement, ForceUncertainty, TrainingDomain
 from equipot.models.shared_graph import PlacedGraph
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
@@ -55,19 +56,28 @@ def graph_tensors(
     graph: AtomGraph, dtype: torch.dtype, device: torch.device, architecture: Architecture | None = None
 ) -> GraphTensors:
     """The graph as the network takes it; a network that is conditioned needs its architecture named."""
-    tensors = (
-        torch.as_tensor(graph.numbers, dtype=torch.int64, device=device),  # what compiled code expects
-        torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device),
-        torch.as_tensor(graph.neighbours, device=device),
-        torch.as_tensor(graph.mask, device=device),
-        torch.as_tensor(graph.reverse, device=device),
+    layout = graph.layout
+    numbers, neighbours, mask, reverse = (
+        layout.once("tensors", lambda: _layout_tensors(layout, device))
+        if device.type == "cpu"
+        else _layout_tensors(layout, device)  # memory of a GPU is not kept
     )
+    tensors = (numbers, torch.as_tensor(graph.vectors_ang, dtype=dtype, device=device), neighbours, mask, reverse)
     if architecture is None or not architecture.is_conditioned:
         return tensors
     nothing = np.zeros(graph.n_systems, dtype=np.int64)
     head = nothing if graph.head is None else graph.head
     charge = charge_indices(nothing if graph.charge is None else graph.charge, architecture.charges)
     return (*tensors, torch.as_tensor(np.stack([head, charge], axis=1)[graph.system_idx], device=device))
+
+
+def _layout_tensors(layout: Layout, device: torch.device) -> GraphTensors:
+    return (
+        torch.as_tensor(layout.numbers, dtype=torch.int64, device=device),  # what compiled code expects
+        torch.as_tensor(layout.neighbours, device=device),
+        torch.as_tensor(layout.mask, device=device),
+        torch.as_tensor(layout.reverse, device=device),
+    )
 
 
 def charge_indices(charge: np.ndarray, charges: Sequence[int]) -> np.ndarray:
@@ -109,55 +119,6 @@ def eager_pass(
         forces, virials = forces_and_virials(gradient, vectors, reverse)
         energies = out.learned_ev.double() + out.fixed_ev.double()
     return energies.detach(), forces.detach(), virials.detach(), out.descriptors.detach()
-
-
-class TrainingDomain:
-    """How far the surroundings of atoms are from those in the training data, one ellipsoid for each element.
-
-    The Mahalanobis distance of an atom's invariant features, per feature, over the distance that holds the training
-    environments: 1 is the border.
-    """
-
-    def __init__(self, mean: torch.Tensor, whitening: torch.Tensor, threshold: float) -> None:
-        self.mean = mean  # (n_elements, n_features)
-        self.whitening = whitening  # (n_elements, n_features, n_kept)
-        self.threshold = threshold
-
-    def distances(self, descriptors: torch.Tensor, species: np.ndarray) -> torch.Tensor:
-        """Distance of every atom, (n_atoms,). The species are on the host, so that no device is waited for."""
-        out = torch.empty_like(descriptors[:, 0])
-        for element in np.unique(species).tolist():
-            atoms = torch.as_tensor(np.flatnonzero(species == element), device=descriptors.device)
-            out.index_copy_(0, atoms, self.distances_of(element, descriptors.index_select(0, atoms)))
-        return out
-
-    def distances_of(self, element: int, descriptors: torch.Tensor) -> torch.Tensor:
-        """Distances of atoms of one element, which is counted as in the network."""
-        white = (descriptors - self.mean[element]) @ self.whitening[element]
-        return white.square().mean(-1).sqrt() / self.threshold
-
-
-class ForceUncertainty:
-    """Expected error of the force on each atom: how poorly training determines what its readout says (last layer).
-
-    The posterior of a linear readout of the features φ, Gaussian, has the variance φᵀ (Φᵀ Φ + λ)⁻¹ φ = |L φ|² with one
-    factor L for each element (a Laplace approximation of the last layer; Daxberger et al., NeurIPS 2021). Its root is
-    mapped to an error of forces by a power law that was fitted on held-out molecules.
-    """
-
-    def __init__(self, factors: torch.Tensor, scales: Sequence[float]) -> None:
-        self.factors = factors  # (n_elements, n_features + 1, n_features + 1), float64
-        self.scales = tuple(scales)  # exp(a) and b of error = exp(a) s^b, and the smallest error
-
-    def spreads(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """(n_atoms,) the uncalibrated spread, of features (n_atoms, n_features)."""
-        phi = torch.cat([features.double(), features.new_ones(len(features), 1).double()], dim=1)
-        return (self.factors[species] @ phi.unsqueeze(-1)).squeeze(-1).square().sum(-1).sqrt()
-
-    def errors_ev_per_ang(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """(n_atoms,) the expected length of the error of the force."""
-        factor, power, least = self.scales
-        return (factor * self.spreads(features, species) ** power).clamp(min=least)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,25 +225,37 @@ class Potential:
             sizes = np.diff([*graph.starts, len(graph.atomic_numbers)])
             conditions = np.stack([np.full_like(charge, self.head), charge], axis=1)
             tensors = (*tensors, torch.as_tensor(np.repeat(conditions, sizes, axis=0), device=self.torch_device))
-        return _each(self._compute(tensors, graph.atomic_numbers, self.head), graph.starts)
+        return _each(
+            self._compute(tensors, graph.atomic_numbers, self.head, self._by_element(graph.atomic_numbers)),
+            graph.starts,
+        )
 
     def _compute_laid_out(self, graph: AtomGraph) -> AtomicQuantities:
         if graph.head is None and self.head:
             graph = replace(graph, head=np.full(graph.n_systems, self.head))
         tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
-        return self._compute(tensors, graph.numbers, 0 if graph.head is None else graph.head[graph.system_idx])
+        head = 0 if graph.head is None else graph.head[graph.system_idx]
+        elements = graph.layout.once(
+            ("by element", self.torch_device, self.network.architecture.elements),
+            lambda: self._by_element(graph.numbers),
+        )
+        return self._compute(tensors, graph.numbers, head, elements)
 
-    def _compute(self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray) -> AtomicQuantities:
+    def _by_element(self, numbers: np.ndarray) -> ByElement:
+        return ByElement.of(self._species[numbers], self.torch_device)
+
+    def _compute(
+        self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray, elements: ByElement
+    ) -> AtomicQuantities:
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
-            distances = self.domain.distances(descriptors, self._species[numbers]).cpu().numpy()
+            distances = self.domain.distances(descriptors, elements).cpu().numpy()
         errors = None
         if self.uncertainty is not None:
             a = self.network.architecture
-            species = self.network.species_of_number[tensors[0]]
             features = descriptors[:, : a.n_layers * a.n_channels]
-            errors = self.uncertainty.errors_ev_per_ang(features, species).cpu().numpy()
+            errors = self.uncertainty.errors_ev_per_ang(features, elements).cpu().numpy()
         return AtomicQuantities(
             energies.cpu().numpy() + self.reference_ev[head, numbers],
             forces.double().cpu().numpy(),

@@ -15,6 +15,7 @@ import torch
 from equipot.models.graph import AtomGraph, batch_graphs
 from equipot.models.potential import Potential, eager_pass, graph_tensors
 from equipot.models.recorded import WARM_UPS
+from equipot.models.reliability import ByElement
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +55,7 @@ class ResidentBatch:
             members[system, :size] = np.arange(end - size, end)
         self._members = as_tensor(members, device=self._device)  # n_atoms, one past the last, where there is none
         species = potential.network.species_of_number.cpu().numpy()[graph.numbers]
-        self._of_element = {
-            int(z): as_tensor(np.flatnonzero(species == z), device=self._device) for z in np.unique(species)
-        }
+        self._elements = ByElement.of(species, self._device)
         self._positions = torch.zeros(graph.n_atoms, 3, dtype=torch.float64, device=self._device)
         on_gpu = self._device.type == "cuda"
         self._sent = torch.zeros(graph.n_atoms, 3, dtype=torch.float64, pin_memory=on_gpu)
@@ -116,10 +115,8 @@ class ResidentBatch:
     def _farthest(self, descriptors: torch.Tensor) -> torch.Tensor:
         domain = self._potential.domain
         assert domain is not None
-        distances = descriptors.new_zeros(self.n_atoms + 1)
-        for element, atoms in self._of_element.items():
-            distances.index_copy_(0, atoms, domain.distances_of(element, descriptors.index_select(0, atoms)))
-        return distances[self._members].amax(1)
+        distances = domain.distances(descriptors, self._elements)
+        return torch.nn.functional.pad(distances, (0, 1))[self._members].amax(1)
 
     def _unpacked(self, row: np.ndarray) -> ResidentStep:
         s, n = self.n_systems, self.n_atoms

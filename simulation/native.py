@@ -114,6 +114,9 @@ class NativeProvider:
         """Small systems side by side on the threads; what may need all memory, or gains by all threads, by itself."""
         by_itself = [self._needs_room(system) for system in systems]
         small = [i for i, needs in enumerate(by_itself) if not needs]
+        small.sort(
+            key=lambda i: -len(systems[i].numbers)
+        )  # so that no thread begins a long one when the others are done
         spread = self._threads.map(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
         evaluations = dict(zip(small, spread, strict=True))
         for place, needs in enumerate(by_itself):

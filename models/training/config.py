@@ -119,6 +119,7 @@ class OptimiserPart(Part):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     float64_fraction: float = Field(0.0, ge=0, le=1, description="last share of the training in double precision")
     validate_every: int = Field(1000, ge=1)
+    compile: bool = Field(False, description="compile steps on a CPU: for frames of one or few sizes")
 
 
 class HeadPart(Part):

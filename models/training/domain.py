@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from equipot.models.network import Network
-from equipot.models.potential import TrainingDomain
+from equipot.models.reliability import ByElement, TrainingDomain
 from equipot.models.training.batches import FrameStore
 from equipot.models.training.evaluation import ATOMS_PER_BATCH
 
@@ -32,7 +32,8 @@ def fit_domain(network: Network, train: FrameStore, held_out: FrameStore) -> Tra
         whitening[element] = vectors / (values + 1e-3 * values.mean() + 1e-12).sqrt()
     domain = TrainingDomain(mean, whitening, 1.0)
     features, species, sizes = _descriptors(network, held_out, np.arange(len(held_out)))
-    largest = [float(part.max()) for part in torch.split(domain.distances(features, species.numpy()), sizes)]
+    elements = ByElement.of(species.numpy(), features.device)
+    largest = [float(part.max()) for part in torch.split(domain.distances(features, elements), sizes)]
     return TrainingDomain(mean, whitening, float(np.quantile(largest, HELD_OUT_SHARE)))
 
 

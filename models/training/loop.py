@@ -23,6 +23,7 @@ from equipot.models.training.config import TrainingConfig
 from equipot.models.training.datasets import TrainingData
 from equipot.models.training.evaluation import Comparison, compare
 from equipot.models.training.frames import FrameSet, concatenate
+from equipot.models.training.gradients import CompiledGradients, eager_gradients
 from equipot.models.training.hardware import hardware
 from equipot.models.training.log import LOG, Log
 from equipot.models.training.muon import muon_for
@@ -220,12 +221,15 @@ class Trainer:
 
     def steps(self) -> Steps:
         """Makes the steps from the present place on, in the present precision."""
-        p, learner = self.position, Learner(self.network, self.average, self.optimiser, self.config.optimiser.clip_norm)
+        p, o = self.position, self.config.optimiser
+        is_compiled = o.compile and self.device.type == "cpu"
+        gradients = CompiledGradients(self.progress.say) if is_compiled else eager_gradients
+        learner = Learner(self.network, self.average, self.optimiser, o.clip_norm, gradients)
         planned = planned_steps(
             self.plan, self.data.elements, self.config.seed, p.step, (p.pass_number, p.batch_in_pass)
         )
         is_recorded = self.device.type == "cuda" and self.is_resident
-        kind = RecordedSteps if is_recorded else EagerSteps
+        kind = RecordedSteps if is_recorded or is_compiled else EagerSteps
         return kind(learner, self.train, planned, self.dtype, self.device)
 
     def advance(self, steps: Steps) -> Made:

@@ -20,7 +20,7 @@ import torch
 from equipot.models.network import Network
 from equipot.models.training.batches import Batch, BatchPlan, BatchShape, ClosePairs, FrameStore, ahead
 from equipot.models.training.config import LossPart
-from equipot.models.training.losses import loss_of
+from equipot.models.training.gradients import Gradients, eager_gradients
 
 PAIRS_PER_BATCH = 8
 PAIR_STREAM = 7919  # tells the random pairs of a step from the shuffling of a pass
@@ -94,13 +94,12 @@ class Learner:
     average: Network
     optimiser: torch.optim.Optimizer
     clip_norm: float
+    gradients: Gradients = eager_gradients
 
     def learn(self, batch: Batch, loss: LossPart) -> torch.Tensor:
         """A step of the optimiser at its present rate; gives the loss without waiting for it."""
         parameters = list(self.network.parameters())
-        value = loss_of(self.network, batch, loss)
-        # not value.backward(): that would also differentiate forces by positions, which nobody asks for
-        gradients = torch.autograd.grad(value, parameters)
+        value, gradients = self.gradients(self.network, batch, loss)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
@@ -157,7 +156,7 @@ class EagerSteps:
 class RecordedSteps:
     """Steps of a few shapes, each recorded as a CUDA graph after its first one.
 
-    On a CPU nothing is recorded, and every step is computed in the same padded shapes: for tests.
+    On a CPU nothing is recorded, but every step is computed in one of the same padded shapes: for compiled gradients.
     """
 
     at_once = STEPS_AHEAD

@@ -19,7 +19,8 @@ import torch
 
 from equipot.cards import PotentialCard, Uncertainty
 from equipot.models.loading import load_potential, save_potential
-from equipot.models.potential import ForceUncertainty, Potential
+from equipot.models.potential import Potential
+from equipot.models.reliability import ByElement, ForceUncertainty
 from equipot.models.training.batches import FrameStore
 from equipot.models.training.evaluation import predict
 from equipot.models.training.frames import FrameSet
@@ -60,7 +61,8 @@ def table_of(potential: Potential, frames: FrameSet) -> AtomTable:
         parts["error"].append((forces[:n] - batch.forces_ev_per_ang).detach().norm(dim=1).double().cpu().numpy())
         distance = np.zeros(n)
         if potential.domain is not None:
-            far = potential.domain.distances(descriptors[:n].detach(), species.cpu().numpy())
+            elements = ByElement.of(species.cpu().numpy(), species.device)
+            far = potential.domain.distances(descriptors[:n].detach(), elements)
             distance = far.double().cpu().numpy()
         parts["distance"].append(distance)
     return AtomTable(
@@ -139,7 +141,7 @@ def fit(
     factors = fit_factors(known, len(potential.network.architecture.elements))
     unfitted = ForceUncertainty(factors, (1.0, 1.0, 0.0))
     new = table_of(potential, held_out)
-    spread = unfitted.spreads(new.features, new.species).numpy()
+    spread = unfitted.spreads(new.features, ByElement.of(new.species.numpy(), new.features.device)).numpy()
     fitting, judging = (np.isin(new.frame, np.flatnonzero(mask)) for mask in halves(held_out))
     scales = power_law(spread[fitting], new.error_ev_per_ang[fitting])
     expected = np.maximum(scales[0] * spread[judging] ** scales[1], scales[2])

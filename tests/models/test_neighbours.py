@@ -88,6 +88,22 @@ def test_small_moves_do_not_search_again() -> None:
     assert search.n_searches == 2
 
 
+def test_rows_are_laid_out_anew_only_when_a_pair_crosses_the_cutoff() -> None:
+    search, structure = NeighbourSearch(CUTOFF_ANG), ethanol(0)
+    first = of(search, structure)
+    again = of(search, structure.moved_to(structure.positions_ang + 0.01))
+    assert again.layout is first.layout
+    assert first.layout.once("name", list) is again.layout.once("name", list)
+    stretched = structure.moved_to(structure.positions_ang * (1.0 + 0.1 / CUTOFF_ANG))
+    other = of(search, stretched)
+    assert search.n_searches == 1
+    assert other.n_edges < first.n_edges
+    assert other.layout is not first.layout
+    fresh = of(NeighbourSearch(CUTOFF_ANG), stretched)
+    assert np.array_equal(other.neighbours, fresh.neighbours)
+    assert np.array_equal(other.reverse, fresh.reverse)
+
+
 def test_an_atom_alone_has_no_bonds() -> None:
     graph = of(NeighbourSearch(CUTOFF_ANG), Structure(np.array([6]), np.zeros((1, 3))))
     assert graph.n_edges == 0

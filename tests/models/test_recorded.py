@@ -68,7 +68,7 @@ def test_systems_that_stay_on_the_device_are_computed_as_any_others(device: str)
             np.testing.assert_allclose(forces, alone.forces_ev_per_ang, rtol=0, atol=ROUNDING)
             np.testing.assert_allclose(step.virials_ev[place], alone.virial_ev, rtol=0, atol=10 * ROUNDING)
             assert step.domain_distances is not None
-            assert step.domain_distances[place] == pytest.approx(alone.domain_distance, rel=1e-9)
+            assert step.domain_distances[place] == pytest.approx(alone.domain_distance, rel=1e-5)  # single precision
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -13,6 +13,7 @@ import torch
 from equipot.models.graph import batch_graphs
 from equipot.models.network import Network
 from equipot.models.potential import Potential, graph_tensors
+from equipot.models.reliability import ByElement
 from equipot.models.training.batches import CLOSE_TO, Batch, BatchPlan, BatchShape, ClosePairs, FrameStore, ahead
 from equipot.models.training.config import FinalStage, LossPart, TrainingConfig, Weights
 from equipot.models.training.domain import fit_domain
@@ -298,9 +299,8 @@ def test_the_domain_holds_what_was_trained_on_and_not_what_was_crushed(tiny: Pot
     def largest(structure: Structure) -> float:
         inputs = graph_tensors(graph_of(structure, CUTOFF_ANG), torch.float32, torch.device("cpu"))
         out = network(*inputs)
-        return float(
-            domain.distances(out.descriptors.detach().double(), network.species_of_number[inputs[0]].numpy()).max()
-        )
+        elements = ByElement.of(network.species_of_number[inputs[0]].numpy(), torch.device("cpu"))
+        return float(domain.distances(out.descriptors.detach().double(), elements).max())
 
     inside, crushed = ethanol(3), ethanol(3)
     assert largest(inside) <= 1.01

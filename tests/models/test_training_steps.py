@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from equipot.models.spherical import Harmonics
 from equipot.models.training.config import DataPart, OptimiserPart, TrainingConfig
 from equipot.models.training.datasets import TrainingData
 from equipot.models.training.frames import FrameSet
+from equipot.models.training.gradients import CompiledGradients, Gradients, eager_gradients
 from equipot.models.training.loop import Trainer
 from equipot.models.training.progress import TrainingProgress
 from equipot.models.training.steps import EagerSteps, RecordedSteps, padded_length
@@ -25,7 +27,13 @@ N_STEPS = 12
 SIZES = Sizes(n_channels=4, n_pair_channels=2, n_message_channels=2, l_max=1, l_hidden=1, n_basis=4, readout_width=4)
 
 
-def trained(tiny: Potential, folder: Path, kind: type[EagerSteps] | type[RecordedSteps], optimiser: str) -> Trainer:
+def trained(
+    tiny: Potential,
+    folder: Path,
+    kind: type[EagerSteps] | type[RecordedSteps],
+    optimiser: str,
+    gradients: Gradients = eager_gradients,
+) -> Trainer:
     """A few steps on molecules, a crystal and a slab, made one way or the other, in float64."""
     structures = [*(ethanol(seed) for seed in range(5)), triclinic_crystal(), slab()]
     frames = FrameSet.from_frames([frame_of(structure, tiny) for structure in structures], "tiny")
@@ -52,7 +60,7 @@ def trained(tiny: Potential, folder: Path, kind: type[EagerSteps] | type[Recorde
     trainer._switch_precision()
     eager = trainer.steps()
     assert isinstance(eager, EagerSteps)
-    planned, learner = eager._planned, eager._learner
+    planned, learner = eager._planned, replace(eager._learner, gradients=gradients)
     with closing(kind(learner, trainer.train, planned, trainer.dtype, trainer.device)) as steps:
         while not trainer.is_done:
             made = trainer.advance(steps)
@@ -70,6 +78,29 @@ def test_steps_of_recorded_shapes_are_those_made_one_by_one(tiny: Potential, tmp
         ours, theirs = getattr(recorded, network).state_dict(), getattr(one_by_one, network).state_dict()
         for name, value in ours.items():
             torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-8, msg=f"{network} {name}")
+
+
+@pytest.mark.long
+def test_compiled_steps_are_those_made_one_by_one(tiny: Potential, tmp_path: Path) -> None:
+    said: list[str] = []
+    one_by_one = trained(tiny, tmp_path, EagerSteps, "muon")
+    compiled = trained(tiny, tmp_path, RecordedSteps, "muon", CompiledGradients(said.append, most_shapes=1))
+    assert said == [said[0]]
+    assert said[0].startswith("Compiling the step for batches of")
+    for name, value in compiled.network.state_dict().items():
+        torch.testing.assert_close(value, one_by_one.network.state_dict()[name], rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_a_step_that_cannot_be_compiled_is_computed_eagerly(
+    tiny: Potential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    said: list[str] = []
+    trained(tiny, tmp_path, RecordedSteps, "muon", CompiledGradients(said.append, most_shapes=1))
+    assert "no compiler" in said[-1]
 
 
 def test_harmonics_by_monomials_are_those_of_the_recurrence() -> None:
