@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import deque
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from equipot.errors import DivergedError, EquipotError, NonFiniteError
 from equipot.params import Guards
 from equipot.simulation.guards import SMALLEST, Crossing, Watchman
 from equipot.simulation.motions.base import Motion, State
-from equipot.simulation.providers import Evaluation, ForceProvider, System
+from equipot.simulation.providers import Evaluation, ForceProvider, Pending, System, WorksAhead
 from equipot.simulation.verdicts import GuardReport, Outcome, Verdict
 from equipot.structure import Structure
 
@@ -62,6 +64,14 @@ class StepEvent:
         return self.verdict is None or self.verdict.outcome not in (Outcome.FAILED, Outcome.DIVERGED)
 
 
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """The first half of a step of some systems: where they go next, and what of them is to be evaluated."""
+
+    moved: dict[int, State | EquipotError]
+    views: dict[int, System]
+
+
 class Engine:
     """Systems join with `add`, advance together with `step`, and leave when they end.
 
@@ -74,8 +84,7 @@ class Engine:
         self._run_number = next(_run_numbers)
         self._systems: dict[int, Moving] = {}
         self._watchmen: dict[int, Watchman] = {}
-        self._moved: dict[int, State | EquipotError] = {}  # of the step that has begun
-        self._awaited: list[int] = []  # of them, those that are being evaluated
+        self._begun: _Begun | None = None  # the step between its halves
 
     def __len__(self) -> int:
         """How many systems are still moving."""
@@ -106,28 +115,59 @@ class Engine:
         views = self.begin_step(most_atoms)
         return self.end_step(self._provider.evaluate(views) if views else [])
 
+    def step_in_parts(self, most_atoms: int | None = None) -> Generator[list[StepEvent]]:
+        """`step`, part by part of the systems if the provider computes ahead: what became of one part is told while
+        the next are being computed. An exception leaves the parts that were not told where they were.
+        """
+        chosen = self._next_in_line(most_atoms)
+        parts = in_parts(chosen, self._provider)
+        if len(parts) == 1:
+            yield self.step(most_atoms)
+            return
+        assert isinstance(self._provider, WorksAhead)
+        on_the_way: deque[tuple[_Begun, Pending]] = deque()
+        try:
+            for part in parts:
+                begun = self._begin(part)
+                on_the_way.append((begun, self._provider.begin(list(begun.views.values()))))
+            while on_the_way:
+                begun, pending = on_the_way[0]
+                found = pending.finish()
+                on_the_way.popleft()
+                yield self._end(begun, found)
+        finally:
+            with ExitStack() as all_of_them:
+                for _, pending in on_the_way:
+                    all_of_them.callback(pending.abandon)
+
     def begin_step(self, most_atoms: int | None = None) -> list[System]:
         """The first half of a step: where systems go next, which is to be evaluated. Nothing has moved yet.
 
         With `most_atoms` only the systems next in line move, with so many atoms at most, but one system at least.
         """
-        chosen = self._next_in_line(most_atoms)
-        with np.errstate(all="ignore"):  # what is not finite is looked for in the second half, system by system
-            self._moved = {idx: _moved(system) for idx, system in chosen.items()}
-            views = {idx: self._view(idx, state) for idx, state in self._moved.items() if isinstance(state, State)}
-        self._awaited = list(views)
-        return list(views.values())
+        self._begun = self._begin(self._next_in_line(most_atoms))
+        return list(self._begun.views.values())
 
     def end_step(self, found: Sequence[Evaluation]) -> list[StepEvent]:
         """The second half: what the evaluations of `begin_step`'s systems, in their order, make of them."""
-        evaluations = dict(zip(self._awaited, found, strict=True))
-        moved, self._moved, self._awaited = self._moved, {}, []
+        begun, self._begun = self._begun, None
+        assert begun is not None
+        return self._end(begun, found)
+
+    def _begin(self, chosen: Mapping[int, Moving]) -> _Begun:
+        with np.errstate(all="ignore"):  # what is not finite is looked for in the second half, system by system
+            moved = {idx: _moved(system) for idx, system in chosen.items()}
+            views = {idx: self._view(idx, state) for idx, state in moved.items() if isinstance(state, State)}
+        return _Begun(moved, views)
+
+    def _end(self, begun: _Begun, found: Sequence[Evaluation]) -> list[StepEvent]:
+        evaluations = dict(zip(begun.views, found, strict=True))
         with np.errstate(all="ignore"):
             events = [
                 _judged(self._systems[idx], state, evaluations.get(idx), self._watchmen[idx])
-                for idx, state in moved.items()
+                for idx, state in begun.moved.items()
             ]
-        waiting = {idx: system for idx, system in self._systems.items() if idx not in moved}
+        waiting = {idx: system for idx, system in self._systems.items() if idx not in begun.moved}
         self._systems = waiting | {event.system.idx: event.system for event in events if event.verdict is None}
         for event in events:
             if event.verdict is not None:
@@ -156,6 +196,16 @@ class Engine:
     def _let_go(self, idx: int) -> None:
         self._watchmen.pop(idx)
         self._provider.forget(self._key(idx))
+
+
+def in_parts(systems: Mapping[int, Moving], provider: ForceProvider) -> list[dict[int, Moving]]:
+    """The systems in as many parts, in their order, as the provider likes to be given one after the other."""
+    n_parts = 1
+    if len(systems) > 1 and isinstance(provider, WorksAhead):
+        n_parts = provider.n_parts([system.structure.n_atoms for system in systems.values()])
+    items = list(systems.items())
+    bounds = [len(items) * k // n_parts for k in range(n_parts + 1)]
+    return [dict(items[start:end]) for start, end in pairwise(bounds)]
 
 
 def _moved(system: Moving) -> State | EquipotError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from equipot.simulation.admission import (
     is_out_of_memory,
 )
 from equipot.simulation.providers import Evaluation, System, as_equipot_error, installed_version, numpy_pins
-from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Threads, torch_threads
+from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Batch, Threads, torch_threads
 
 if TYPE_CHECKING:
     from equipot.models.graph import AtomGraph
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from equipot.models.shared_graph import SharedGraph
 
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
+MOST_PARTS = 8  # of a step that is taken part by part
+SYSTEMS_PER_PART = 2  # at least, for each thread
+
+
+@dataclass(frozen=True)
+class EachAlone:
+    """Evaluations on their way, each by its own call: see Pending."""
+
+    finish: Callable[[], list[Evaluation]]
+    abandon: Callable[[], None]
 
 
 class NativeProvider:
@@ -101,30 +112,46 @@ class NativeProvider:
         return self._admission.n_failures
 
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
-        for system in systems:
-            if system.key not in self._searches:
-                self._searches[system.key] = self._new_search()
-        return self._evaluate_shared(systems) if self._shared else self._evaluate_each(systems)
+        if not self._shared:
+            return self.begin(systems).finish()
+        self._make_searches(systems)
+        return self._evaluate_shared(systems)
+
+    def n_parts(self, sizes: Sequence[int]) -> int:
+        """As many as leave each thread something to do in every part, unless a system wants all threads or memory."""
+        if self._shared or self._n_at_once == 1 or max(sizes) > MOST_ATOMS_UNWATCHED:
+            return 1
+        return max(1, min(MOST_PARTS, len(sizes) // (SYSTEMS_PER_PART * self._n_at_once)))
+
+    def begin(self, systems: Sequence[System]) -> EachAlone:
+        """Begin to evaluate systems, each by its own call: small ones side by side on the threads."""
+        self._make_searches(systems)
+        small = [i for i, system in enumerate(systems) if not self._needs_room(system)]
+        small.sort(key=lambda i: -len(systems[i].numbers))  # or a thread may begin a long one when the others are done
+        spread = self._threads.begin(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
+        return EachAlone(partial(self._finish_each, systems, small, spread), spread.abandon)
 
     def forget(self, key: Hashable) -> None:
         self._searches.pop(key, None)
         self._loads.pop(key, None)
 
-    def _evaluate_each(self, systems: Sequence[System]) -> list[Evaluation]:
-        """Small systems side by side on the threads; what may need all memory, or gains by all threads, by itself."""
-        by_itself = [self._needs_room(system) for system in systems]
-        small = [i for i, needs in enumerate(by_itself) if not needs]
-        small.sort(
-            key=lambda i: -len(systems[i].numbers)
-        )  # so that no thread begins a long one when the others are done
-        spread = self._threads.map(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
-        evaluations = dict(zip(small, spread, strict=True))
-        for place, needs in enumerate(by_itself):
+    def _finish_each(
+        self, systems: Sequence[System], small: Sequence[int], spread: Batch[System, Evaluation]
+    ) -> list[Evaluation]:
+        """The small ones were spread; what may need all memory, or gains by all threads, comes by itself."""
+        evaluations = dict(zip(small, spread.finish(), strict=True))
+        for place, system in enumerate(systems):
+            needs = place not in evaluations
             again = not needs and len(small) > 1 and isinstance(evaluations[place].error, OutOfMemoryError)
             if needs or again:
-                with torch_threads(self._threads.n if _is_large(systems[place]) else 1):
-                    evaluations[place] = self._evaluate_one(systems[place], measured=True)
+                with torch_threads(self._threads.n if _is_large(system) else 1):
+                    evaluations[place] = self._evaluate_one(system, measured=True)
         return [evaluations[place] for place in range(len(systems))]
+
+    def _make_searches(self, systems: Sequence[System]) -> None:
+        for system in systems:
+            if system.key not in self._searches:
+                self._searches[system.key] = self._new_search()
 
     def _needs_room(self, system: System) -> bool:
         if len(system.numbers) <= MOST_ATOMS_UNWATCHED:

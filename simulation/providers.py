@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -100,6 +100,27 @@ class ForceProvider(Protocol):
 
     def forget(self, key: Hashable) -> None:
         """The system of this key will not come again."""
+
+
+class Pending(Protocol):
+    """Evaluations on their way."""
+
+    def finish(self) -> list[Evaluation]:
+        """Work along until all are there; they are those of `evaluate`."""
+
+    def abandon(self) -> None:
+        """Nobody wants them any more."""
+
+
+@runtime_checkable
+class WorksAhead(Protocol):
+    """A force provider that computes while its caller does something else."""
+
+    def begin(self, systems: Sequence[System]) -> Pending:
+        """Evaluate systems, none of them too large for `n_parts`; they are finished in the order they were begun."""
+
+    def n_parts(self, sizes: Sequence[int]) -> int:
+        """How many parts systems of so many atoms are best begun in; 1: better evaluate them."""
 
 
 class AseProvider:

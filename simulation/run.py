@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -176,8 +177,9 @@ class Run:
         self._refuse_if_broken()
         begun, taken = time.monotonic(), 0
         while not self.done and (steps is None or taken < steps):
-            events = self._engine.step(most_atoms)  # if this raises, no system has moved and a checkpoint is possible
-            self._record_events(events)
+            with closing(self._engine.step_in_parts(most_atoms)) as parts:
+                for events in parts:  # if one raises, its systems have not moved and a checkpoint is possible
+                    self._record_events(events)
             self._commit_if_due()
             taken += 1
             self._report()

@@ -333,3 +333,81 @@ def test_the_torch_of_a_caller_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     NativeProvider(load_potential("tiny", device="cpu"), 3).evaluate(views(range(4)))
     assert torch.get_num_threads() == before
+
+
+def moving_molecules(n: int) -> list[Moving]:
+    kinds = ("nve", "nvt", "fire", "lbfgs")
+    ethanol = from_atoms(molecule("CH3CH2OH"))
+    crowd = [Member(ethanol, kinds[i % 4], 6 + i % 3, 300.0, 0.5, seed=i) for i in range(n)]
+    return [member.moving(idx) for idx, member in enumerate(crowd)]
+
+
+def engine_of(provider: ForceProvider, n: int = 12) -> Engine:
+    engine = Engine(provider)
+    for system in moving_molecules(n):
+        engine.add(system)
+    return engine
+
+
+def stories_in_parts(engine: Engine, n_parts: list[int]) -> dict[int, list[Any]]:
+    told: dict[int, list[Any]] = {idx: [] for idx in engine.systems}
+    while len(engine):
+        parts = list(engine.step_in_parts())
+        n_parts.append(len(parts))
+        for events in parts:
+            for event in events:
+                told[event.system.idx].append(bits(event))
+    return told
+
+
+def test_a_step_in_parts_gives_every_system_what_it_gets_alone() -> None:
+    potential = load_potential("tiny", device="cpu")
+    n_parts: list[int] = []
+    told = stories_in_parts(engine_of(NativeProvider(potential, 2)), n_parts)
+    assert max(n_parts) == 3
+    assert n_parts[-1] == 1
+    whole: list[int] = []
+    assert told == stories_in_parts(engine_of(NativeProvider(potential, 1)), whole)
+    assert set(whole) == {1}
+
+
+def test_what_was_not_told_of_a_step_has_not_happened() -> None:
+    """Who listens stops after the first of three parts, and takes the step once more."""
+    potential = load_potential("tiny", device="cpu")
+    engine = engine_of(NativeProvider(potential, 2))
+    parts = engine.step_in_parts()
+    first = next(parts)
+    parts.close()
+    assert [event.system.idx for event in first] == [0, 1, 2, 3]
+    assert all((system.state.evaluation is not None) == (idx < 4) for idx, system in engine.systems.items())
+    told = stories_in_parts(engine, [])
+    for event in first:
+        told[event.system.idx].insert(0, bits(event))
+    assert told == stories_in_parts(engine_of(NativeProvider(potential, 1)), [])
+
+
+def test_an_exception_between_parts_leaves_the_rest_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = NativeProvider(load_potential("tiny", device="cpu"), 2)
+    engine = engine_of(provider)
+    right = provider._evaluate_one
+
+    def stopped(system: System, measured: bool = False) -> Evaluation:
+        if system.key[1] == 6:  # type: ignore[index]
+            raise KeyboardInterrupt
+        return right(system, measured)
+
+    monkeypatch.setattr(provider, "_evaluate_one", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.step_in_parts())
+    assert {idx for idx, system in engine.systems.items() if system.state.evaluation is not None} == {0, 1, 2, 3}
+    monkeypatch.undo()
+    told = stories_in_parts(engine, [])
+    assert told.keys() == set(range(12))
+
+
+def test_a_large_system_is_never_computed_beside_others() -> None:
+    provider = NativeProvider(load_potential("tiny", device="cpu"), 2)
+    assert provider.n_parts([20] * 12) == 3
+    assert provider.n_parts([20] * 100) == 8
+    assert provider.n_parts([20] * 99 + [251]) == 1
+    assert provider.n_parts([20] * 3) == 1
