@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds they are dealt to (5)")
     parser.add_argument("--optimizer", choices=sorted(ASE_OPTIMIZER), default="fire", help="of ours and of ASE (fire)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of ours; ASE has one (all cores)")
+    parser.add_argument("--without-user", action="store_true", help="leave out ASE as a user writes it, which is slow")
     parser.add_argument("--no-compile", action="store_true", help="the eager potential for all")
     parser.add_argument("--torch-sim", default=None, metavar="PYTHON", help="a Python with torch-sim-atomistic")
     given = parser.parse_args()
@@ -213,6 +214,8 @@ def main() -> None:
         "ASE one by one, same potential": lambda s: by_ase(s, fast, optimizer),
         "ASE one by one, as a user writes it": lambda s: by_ase(s, user, optimizer),
     }
+    if given.without_user:
+        ways.pop("ASE one by one, as a user writes it")
     if given.torch_sim:
         ways["TorchSim, same potential"] = lambda s: by_torch_sim(s, given.torch_sim, given.model, fast.execution)
     if torch.cuda.is_available():

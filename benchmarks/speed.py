@@ -6,7 +6,8 @@
 
 Every contestant is a process of its own (speed_contestant.py) and only one of them works at a time: each round lets all
 of them compute the same system, so that a busy machine is unfair to nobody. Times are milliseconds of processor time
-per call, the median over rounds; ratios are taken round by round. Peers have random weights in their published
+per call (with more than one thread by the clock, for which the machine must be idle), the median over rounds; ratios are
+taken round by round. Peers have random weights in their published
 architectures (speed does not depend on weights), at their own cutoff and once more at ours. Where one of our
 potentials does not know an element, `elements` stands in for it; the architecture is the same.
 """
@@ -83,7 +84,7 @@ class Contestant:
         self._process.stdin.flush()
         answer = self._answer()
         if answer:
-            self.ms.setdefault(label, []).append(answer["ms"])
+            self.ms.setdefault(label, []).append(answer["ms" if self.threads == 1 else "clock_ms"])
             self.peak_mib[label] = answer["peak_mib"]
 
     def stop(self) -> None:
@@ -141,7 +142,8 @@ def report(everyone: list[Contestant], systems: dict[str, Atoms], threads: int) 
             rounds = contestant.ms.get(label)
             cells.append("" if not rounds else f"{statistics.median(rounds):.2f}")
         rows.append([*cells, f"{max(contestant.peak_mib.values(), default=0):.0f}"])
-    show(f"energy + forces, ms of processor time, {threads} thread(s)", ["", *systems, "peak MiB"], rows)
+    clock = "of processor time" if threads == 1 else "by the clock"
+    show(f"energy + forces, ms {clock}, {threads} thread(s)", ["", *systems, "peak MiB"], rows)
     ours = [one for one in everyone if one.name.startswith("equipot")]
     peers = [one for one in everyone if not one.name.startswith("equipot")]
     for peer in peers:

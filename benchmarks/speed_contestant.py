@@ -3,7 +3,8 @@
     python speed_contestant.py NAME     NAME: FAMILY[:OPTION...], see FAMILIES
 
 It reads one JSON object per line, {"system": {numbers, positions, cell, pbc}, "seconds": s}, and answers with one:
-milliseconds of processor time per call (energy and forces, atoms moved a little before each) and its peak of memory.
+milliseconds per call, of processor time and by the clock (energy and forces, atoms moved a little before each), and its
+peak of memory.
 """
 
 from __future__ import annotations
@@ -78,18 +79,20 @@ def nequip(package: str) -> Any:
 FAMILIES: dict[str, Callable[..., Any]] = {"equipot": equipot, "mace": mace, "nequip": nequip}
 
 
-def call_times_ms(atoms: Atoms, seconds: float) -> list[float]:
-    """Processor time of every call made within `seconds` of it, at least three; the first call is not counted."""
+def call_times_ms(atoms: Atoms, seconds: float) -> tuple[list[float], list[float]]:
+    """Processor time, and time by the clock, of every call made within `seconds`, at least three; not of the first."""
     rng = np.random.default_rng(0)
     home = atoms.get_positions()
-    times_ms: list[float] = []
-    while sum(times_ms) < 1000 * seconds or len(times_ms) < 4:
+    processor_ms: list[float] = []
+    clock_ms: list[float] = []
+    while sum(clock_ms) < 1000 * seconds or len(clock_ms) < 4:
         atoms.set_positions(home + rng.normal(scale=DISPLACEMENT_ANG, size=home.shape))
-        before = time.process_time()
+        before, clock_before = time.process_time(), time.perf_counter()
         atoms.get_forces()
         atoms.get_potential_energy()
-        times_ms.append(1000 * (time.process_time() - before))
-    return times_ms[1:]
+        processor_ms.append(1000 * (time.process_time() - before))
+        clock_ms.append(1000 * (time.perf_counter() - clock_before))
+    return processor_ms[1:], clock_ms[1:]
 
 
 def main() -> None:
@@ -103,9 +106,9 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         atoms = Atoms(**task["system"], calculator=calculator)
-        times_ms = call_times_ms(atoms, task["seconds"])
+        processor_ms, clock_ms = call_times_ms(atoms, task["seconds"])
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        answer = {"ms": statistics.median(times_ms), "best_ms": min(times_ms), "n": len(times_ms), "peak_mib": peak_mib}
+        answer = {"ms": statistics.median(processor_ms), "clock_ms": statistics.median(clock_ms), "peak_mib": peak_mib}
         print(json.dumps(answer), file=answers, flush=True)
 
 

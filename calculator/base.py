@@ -47,7 +47,8 @@ class PotentialCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute every property at once: they all come out of the same pass."""
-        super().calculate(atoms, list(properties), list(system_changes))
+        if atoms is not None:
+            self.atoms = atoms.copy()  # all that ASE's own method does, but for a folder that nothing is written to
         atoms = self.atoms
         assert atoms is not None
         _check_geometry(atoms)
@@ -110,7 +111,8 @@ class PotentialCalculator(Calculator):
 
 def has_volume(atoms: Atoms) -> bool:
     """Whether there is a cell that stress can refer to."""
-    return bool(atoms.cell.rank == 3 and abs(atoms.cell.volume) > 1e-8)
+    cell = atoms.cell
+    return bool(cell.array.any() and cell.rank == 3 and abs(cell.volume) > 1e-8)
 
 
 def charge_and_spin(atoms: Atoms, charge: int | None = None) -> dict[str, Any]:

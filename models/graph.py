@@ -95,20 +95,20 @@ class Rows:
         n_atoms, n_edges = len(numbers), len(first)
         degree = np.bincount(first, minlength=n_atoms)
         n_slots = max(int(degree.max(initial=0)), 1)
-        starts = np.cumsum(degree) - degree
-        slot = first * n_slots + (np.arange(n_edges) - starts[first])
+        first_slot = n_slots * np.arange(n_atoms)
+        slot = np.arange(n_edges) + (first_slot - np.cumsum(degree) + degree)[first]
 
-        neighbours = np.repeat(np.arange(n_atoms), n_slots)
+        every = np.arange(n_atoms * n_slots)
+        neighbours = every // n_slots
         neighbours[slot] = second
         mask = np.zeros(n_atoms * n_slots, dtype=bool)
         mask[slot] = True
-        reverse_slot = np.arange(n_atoms * n_slots)
-        reverse_slot[slot] = slot[reverse]
+        every[slot] = slot[reverse]
         layout = Layout(
             numbers=np.asarray(numbers),
             neighbours=neighbours.reshape(n_atoms, n_slots),
             mask=mask.reshape(n_atoms, n_slots),
-            reverse=reverse_slot,
+            reverse=every,
             system_idx=np.zeros(n_atoms, dtype=np.int64),
         )
         return cls(layout, slot)

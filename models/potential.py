@@ -19,6 +19,9 @@ from equipot.models.shared_graph import PlacedGraph
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
+#: how atoms are sorted by element is kept for so many systems of at most so many atoms
+MOST_SORTED, SMALL_ATOMS = 4_000, 1_000
+
 #: numbers, vectors, neighbours, mask, reverse, and the condition for a network that takes one
 GraphTensors = tuple[torch.Tensor, ...]
 #: energies (n_atoms,) float64, forces (n_atoms, 3), virials (n_atoms, 3, 3), descriptors (n_atoms, n_features)
@@ -162,6 +165,7 @@ class Potential:
         self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
         self._run = partial(eager_pass, network) if compiled is None else compiled
         self._species = network.species_of_number.cpu().numpy()
+        self._sorted: dict[tuple[str, bytes], ByElement] = {}
 
     @property
     def name(self) -> str:
@@ -225,28 +229,29 @@ class Potential:
             sizes = np.diff([*graph.starts, len(graph.atomic_numbers)])
             conditions = np.stack([np.full_like(charge, self.head), charge], axis=1)
             tensors = (*tensors, torch.as_tensor(np.repeat(conditions, sizes, axis=0), device=self.torch_device))
-        return _each(
-            self._compute(tensors, graph.atomic_numbers, self.head, self._by_element(graph.atomic_numbers)),
-            graph.starts,
-        )
+        return _each(self._compute(tensors, graph.atomic_numbers, self.head), graph.starts)
 
     def _compute_laid_out(self, graph: AtomGraph) -> AtomicQuantities:
         if graph.head is None and self.head:
             graph = replace(graph, head=np.full(graph.n_systems, self.head))
         tensors = graph_tensors(graph, self.torch_dtype, self.torch_device, self.network.architecture)
         head = 0 if graph.head is None else graph.head[graph.system_idx]
-        elements = graph.layout.once(
-            ("by element", self.torch_device, self.network.architecture.elements),
-            lambda: self._by_element(graph.numbers),
-        )
-        return self._compute(tensors, graph.numbers, head, elements)
+        return self._compute(tensors, graph.numbers, head)
 
     def _by_element(self, numbers: np.ndarray) -> ByElement:
-        return ByElement.of(self._species[numbers], self.torch_device)
+        """The atoms sorted by element; what was found for small systems is kept."""
+        if len(numbers) > SMALL_ATOMS:
+            return ByElement.of(self._species[numbers], self.torch_device)
+        key = (numbers.dtype.char, numbers.tobytes())
+        found = self._sorted.get(key)
+        if found is None:
+            if len(self._sorted) >= MOST_SORTED:
+                self._sorted.clear()
+            found = self._sorted[key] = ByElement.of(self._species[numbers], self.torch_device)
+        return found
 
-    def _compute(
-        self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray, elements: ByElement
-    ) -> AtomicQuantities:
+    def _compute(self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray) -> AtomicQuantities:
+        elements = self._by_element(numbers)
         energies, forces, virials, descriptors = self._run(*tensors)
         distances = None
         if self.domain is not None:
