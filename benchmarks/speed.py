@@ -6,10 +6,10 @@
 
 Every contestant is a process of its own (speed_contestant.py) and only one of them works at a time: each round lets all
 of them compute the same system, so that a busy machine is unfair to nobody. Times are milliseconds of processor time
-per call (with more than one thread by the clock, for which the machine must be idle), the median over rounds; ratios are
-taken round by round. Peers have random weights in their published
-architectures (speed does not depend on weights), at their own cutoff and once more at ours. Where one of our
-potentials does not know an element, `elements` stands in for it; the architecture is the same.
+per call (of several threads by the clock, for which the machine must be idle), the median over rounds; ratios are
+taken round by round. Peers have random weights in their published architectures (speed does not depend on weights), at
+their own cutoff and once more at ours. Where one of our potentials does not know an element, `elements` stands in for
+it; the architecture is the same.
 """
 
 from __future__ import annotations

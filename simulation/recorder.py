@@ -106,6 +106,9 @@ class Recorder:
         save_checkpoint(self._directory, header, tensors)
 
 
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
+
 class _Table:
     """A file of JSON lines that grows at commits only. `length` counts what was added, written or not."""
 
@@ -118,8 +121,8 @@ class _Table:
             file.truncate(length)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._lines.append(json.dumps(row, allow_nan=False) + "\n")
-        self._n_waiting += len(self._lines[-1])  # json.dumps writes ASCII
+        self._lines.append(_ENCODER.encode(row) + "\n")
+        self._n_waiting += len(self._lines[-1])  # JSON is written in ASCII
 
     @property
     def length(self) -> int:

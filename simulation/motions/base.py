@@ -8,7 +8,7 @@ and a checkpoint needs no copy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -45,7 +45,9 @@ class State:
 
     def evaluated(self, evaluation: Evaluation) -> State:
         """The same state with its forces."""
-        return replace(self, evaluation=evaluation)
+        return State(
+            self.step, self.positions_ang, self.cell_ang, self.velocities_ang_per_fs, self.tensors, evaluation
+        )
 
 
 class Motion(Protocol):
