@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ase.optimize import FIRE, LBFGS
 from systems import HERE, molecules, show
 
 from equipot import EquipotCalculator, load_potential, relax
+from equipot.calculator.base import OutsideTrainingDomainWarning
 from equipot.calculator.convert import from_atoms
 from equipot.models.potential import Potential
 from equipot.params import MDParams
@@ -201,6 +203,7 @@ def main() -> None:
     parser.add_argument("--torch-sim", default=None, metavar="PYTHON", help="a Python with torch-sim-atomistic")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", OutsideTrainingDomainWarning)
     user = load_potential(given.model, device="cpu")
     fast = user if given.no_compile else load_potential(given.model, device="cpu", compile=True)
     show_overhead(fast)

@@ -45,9 +45,7 @@ class State:
 
     def evaluated(self, evaluation: Evaluation) -> State:
         """The same state with its forces."""
-        return State(
-            self.step, self.positions_ang, self.cell_ang, self.velocities_ang_per_fs, self.tensors, evaluation
-        )
+        return State(self.step, self.positions_ang, self.cell_ang, self.velocities_ang_per_fs, self.tensors, evaluation)
 
 
 class Motion(Protocol):
