@@ -16,7 +16,7 @@ export function verdict(job, system, rows) {
   if (job.error) return { tone: "bad", title: "Failed", text: `${job.error.detail} ${job.error.hint ?? ""}`.trim() };
   if (job.state === "cancelled") return { tone: "off", title: "Cancelled", text: `Stopped at step ${count(progress.step)} of ${count(progress.n_steps)} on request. What was computed is kept, and it can go on.` };
   if (progress.n_systems > 1) return ofMany(job);
-  return system ? ofOne(job, system, rows) : { tone: "good", title: "Done", text: "" };
+  return system ? ofOne(job, system, rows) : { tone: "wait", title: "Ended", text: "Its result is being fetched." };
 }
 
 function running(job, rows) {
