@@ -6,8 +6,8 @@ Molecules (aspirin, 21 atoms) and crystals (silicon, 64 atoms), many side by sid
 
     eager      the pass alone, tensors on the device
     recorded   the same as a CUDA graph (`load_potential(..., compile=True)`), padding and copies included
-    resident   a step: positions go to the device, neighbours are found there, energies, forces, virials and distances
-               to the training data come back (`ResidentBatch`)
+    placed     a step: positions go to the device, neighbours are found there (`SharedGraph`), energies, forces, virials
+               and distances to the training data come back
     call       what `Potential.evaluate_many` takes for graphs of the host, their transfer included
 
 Each is compared with the eager pass in float64. Shares: the operations of matrix products, counted by torch, over the
@@ -44,7 +44,7 @@ from equipot.models.graph import batch_graphs
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.potential import GraphTensors, Potential, eager_pass, graph_tensors
 from equipot.models.recorded import RecordedPass
-from equipot.models.resident import ResidentBatch
+from equipot.models.shared_graph import SharedGraph
 
 STARTED = time.perf_counter()
 N_DISTINCT = 16  # systems; larger batches repeat them
@@ -243,17 +243,13 @@ def measure(name: str, dtype: str, n_systems: int, potentials: dict[str, Potenti
             row["error"][way] = traceback.format_exc()
     try:
         row["error"]["recorded"] = relative(recorded._run(*inputs)[1], expected[1])
-        candidates = [NeighbourSearch(eager.cutoff_ang, SKIN_ANG).candidates(*arguments(a)) for a in every]
-        batch = ResidentBatch(eager, [candidates[k % N_DISTINCT] for k in range(n_systems)])
+        pairs = [s.pairs(*arguments(a)) for s, a in zip(search, every, strict=True)]
+        chosen_pairs = [pairs[k % N_DISTINCT] for k in range(n_systems)]
+        shared = SharedGraph(chosen_pairs, eager.cutoff_ang, eager.torch_dtype, device)
         positions = np.concatenate([a.positions for a in chosen])
-        add("resident", seconds_of(lambda: batch.step(positions), device))
-        step = torch.as_tensor(batch.step(positions).forces_ev_per_ang, device=device)
-        row["error"]["resident"] = relative(step, expected[1])
-        if batch._recording is not None:
-            add("resident, device alone", seconds_of(batch._recording.replay, device))
-        row["resident_slots"] = batch.n_slots
+        add("placed", seconds_of(lambda: recorded.evaluate_many(shared.at(positions)), device))
     except RuntimeError:
-        row["error"]["resident"] = traceback.format_exc()
+        row["error"]["placed"] = traceback.format_exc()
     if peak:
         for way in row["ms"]:
             compute_share(way, peak)

@@ -13,7 +13,6 @@ from equipot.calculator.base import OutsideTrainingDomainWarning, PotentialCalcu
 from equipot.calculator.convert import CHARGE_KEY, from_atoms
 from equipot.errors import InvalidParameterError
 from equipot.models.loading import load_potential
-from equipot.models.neighbours import NeighbourSearch
 from equipot.models.potential import Potential
 from equipot.structure import check_against_model
 
@@ -63,7 +62,7 @@ class EquipotCalculator(PotentialCalculator):
         self.charge = charge
         self.skin_ang = skin_ang
         self._origin = self.potential if isinstance(model, Potential) else os.fspath(model)
-        self._search = NeighbourSearch(self.potential.cutoff_ang, skin_ang)
+        self._search = self.potential.neighbour_search(skin_ang)
         self._accepted: tuple[Any, ...] = ()
         super().__init__()
         self.parameters.update(self.todict())  # workflow managers keep them beside the numbers
@@ -120,7 +119,7 @@ class EquipotCalculator(PotentialCalculator):
 
     def _info(self, atoms: Atoms) -> dict[str, Any]:
         """Charge and spin of the atoms; what they say of themselves counts more than the calculator's own charge."""
-        return charge_and_spin(atoms, self.charge)
+        return charge_and_spin(atoms.info, self.charge)
 
     def _check_against_model(self, atoms: Atoms) -> None:
         """Elements and charge are looked at when they change."""

@@ -12,7 +12,6 @@ from equipot.elements import NUMBERS, SYMBOLS
 from equipot.errors import InvalidParameterError, UnsupportedElementError
 from equipot.models.graph import batch_graphs
 from equipot.models.loading import load_potential
-from equipot.models.neighbours import NeighbourSearch
 from equipot.models.potential import Potential
 
 try:
@@ -61,7 +60,7 @@ class EquipotModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not typ
         graphs = []
         for system, cell in enumerate(cells):
             chosen = owner == system
-            search = NeighbourSearch(self.potential.cutoff_ang, skin_ang=0.0)
+            search = self.potential.neighbour_search(skin_ang=0.0)
             graphs.append(search.graph(numbers[chosen], positions[chosen], cell if pbc.any() else None, pbc))
         predictions = self.potential.evaluate_many(batch_graphs(graphs))
         stresses = np.zeros_like(cells)

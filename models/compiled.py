@@ -9,32 +9,26 @@ compiling anew.
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
-import json
 import logging
 import os
-import platform
-import stat
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from equipot.elements import COVALENT_RADII_ANG
-from equipot.errors import EquipotError
+from equipot.models.code_cache import cached_code
 from equipot.models.graph import AtomGraph, Layout
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.network import Network
 from equipot.models.potential import PassTensors, eager_pass, graph_tensors
 from equipot.models.unlocked import UnlockedRunner
 
-CACHE_VARIABLE = "EQUIPOT_CACHE"
 #: largest difference from the eager float64 pass, in units of max(1, largest value) for energies, forces and virials
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 #: sizes of the graph that is traced: no two the same, nor the same as a size of any network
@@ -71,21 +65,21 @@ class CompiledPass:
         inputs = [numbers, vectors_ang, neighbours, mask, reverse, *condition]
         if n_atoms < 2 or n_slots < 2:
             inputs = _padded(inputs)
-            energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
-            return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
+        inputs[1] = components_first(inputs[1])
         energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
-        return energies, forces, virials, descriptors
+        return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
 
 
 def compiled_pass(network: Network, name: str, weights_sha256: str, dtype: torch.dtype) -> CompiledPass | None:
     """The compiled pass of a network on the CPU, from the cache or compiled now; None (and a warning) if none works."""
     try:
-        package = _cache_folder() / f"{_key(network, weights_sha256, dtype)}.pt2"
-        with _locked(package.with_suffix(".lock")):
-            if not _is_whole(package):
-                print(f"equipot: compiling {name} ({dtype}) for this machine, once ...", file=sys.stderr, flush=True)
-                _compile(network, package, dtype)
-            loaded = CompiledPass(package)
+
+        def make(folder: Path) -> Path:
+            print(f"equipot: compiling {name} ({dtype}) for this machine, once ...", file=sys.stderr, flush=True)
+            return _compile(network, folder, dtype)
+
+        package = cached_code(_facts(network, weights_sha256, dtype), ".pt2", make)
+        loaded = CompiledPass(package)
     except Exception as error:  # the compiler's stack raises nearly anything
         _log.info("compiling failed", exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -124,6 +118,11 @@ def _cluster(network: Network, n_atoms: int) -> AtomGraph:
     return NeighbourSearch(network.architecture.cutoff_ang).graph(numbers, positions, None, (False, False, False))
 
 
+def components_first(vectors_ang: torch.Tensor) -> torch.Tensor:
+    """The same (n_atoms, n_slots, 3), but in memory all x before all y and z: loops over bonds are contiguous."""
+    return vectors_ang.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+
+
 def _padded(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same with one atom and one slot more, both empty."""
     numbers, vectors, neighbours, mask, reverse, *condition = inputs
@@ -142,8 +141,8 @@ def _padded(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     ]
 
 
-def _compile(network: Network, package: Path, dtype: torch.dtype) -> None:
-    """Trace, compile and write the package and its digest beside it, each in one step."""
+def _compile(network: Network, folder: Path, dtype: torch.dtype) -> Path:
+    """Trace and compile; the package made in this folder."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.utils import fresh_cache
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -155,18 +154,15 @@ def _compile(network: Network, package: Path, dtype: torch.dtype) -> None:
     example = _example(network, dtype)
     any_size = torch.export.Dim.DYNAMIC
     row, both = {0: any_size}, {0: any_size, 1: any_size}
-    with tempfile.TemporaryDirectory(dir=package.parent) as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with fresh_cache(dir=folder):  # inductor's own cache lies where others may write, and is unpickled
+        with fresh_cache(dir=str(folder)):  # inductor's own cache lies where others may write, and is unpickled
             graph = make_fx(traced, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example)
             shapes = (row, both, both, both, row, row)[: len(example)]
             exported = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
-            made = Path(folder) / "made.pt2"
+            made = folder / "made.pt2"
             torch._inductor.aoti_compile_and_package(exported, package_path=str(made))
-        note = Path(folder) / "made.sha256"
-        note.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
-        made.replace(package)
-        note.replace(package.with_suffix(".sha256"))
+    return made
 
 
 def _example(network: Network, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -180,63 +176,24 @@ def _example(network: Network, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         system_idx=np.zeros(n_atoms, dtype=np.int64),
     )
     graph = AtomGraph(layout, rng.normal(scale=2.0, size=(n_atoms, n_slots, 3)))
-    return graph_tensors(graph, dtype, torch.device("cpu"), network.architecture)
+    numbers, vectors, *others = graph_tensors(graph, dtype, torch.device("cpu"), network.architecture)
+    return (numbers, components_first(vectors), *others)
 
 
-def _key(network: Network, weights_sha256: str, dtype: torch.dtype) -> str:
-    """Everything the compiled code depends on, as one digest; our own source stands for our version."""
+def _facts(network: Network, weights_sha256: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What the compiled code depends on beside the machine; our own source stands for our version."""
     sources = hashlib.sha256()
     for module in PASS_MODULES:
         sources.update((Path(__file__).parent / f"{module}.py").read_bytes())
-    facts = {
+    return {
         "weights": weights_sha256,
         "architecture": network.architecture.as_dict(),
         "dtype": str(dtype),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "processor": _processor(),
         "source": sources.hexdigest(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
-
-
-def _processor() -> list[str]:
-    """Model and instruction set: the code is compiled for this very processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return [platform.processor()]
-    return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-
-
-def _is_whole(package: Path) -> bool:
-    """Whether the package is there and every byte of it is the one that was written: a damaged library would crash."""
-    try:
-        written = package.with_suffix(".sha256").read_text()
-        return hashlib.sha256(package.read_bytes()).hexdigest() == written
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _cache_folder() -> Path:
-    """The folder of compiled passes: private to the user, because what lies in it is executed."""
-    root = os.environ.get(CACHE_VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "equipot" / "compiled"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = folder.stat()
-    if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise EquipotError(f"{folder} can be written by others; what is compiled is not kept there.")
-    return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Several processes that want the same code compile it once."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _warn(message: str) -> None:

@@ -113,10 +113,10 @@ class Rows:
         )
         return cls(layout, slot)
 
-    def graph(self, vectors_ang: np.ndarray) -> AtomGraph:
-        """With these vectors (n_edges, 3) along the edges."""
+    def graph(self, vectors_ang: np.ndarray, dtype: np.dtype[Any] | type[np.floating[Any]] = np.float64) -> AtomGraph:
+        """With these vectors (n_edges, 3) along the edges, in this precision."""
         n_atoms, n_slots = self.layout.mask.shape
-        vectors = np.zeros((n_atoms * n_slots, 3))
+        vectors = np.zeros((n_atoms * n_slots, 3), dtype=dtype)
         vectors[self.slot] = vectors_ang
         return AtomGraph(self.layout, vectors.reshape(n_atoms, n_slots, 3))
 

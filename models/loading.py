@@ -16,6 +16,7 @@ from equipot.cards import PotentialCard, checked_weights, find_model, read_card
 from equipot.elements import NUMBERS
 from equipot.errors import InvalidParameterError, InvalidWeightsError
 from equipot.models.allocation import keep_memory
+from equipot.models.kernels import compiled_kernels
 from equipot.models.network import Architecture, Network
 from equipot.models.potential import PassTensors, Potential
 from equipot.models.reliability import ForceUncertainty, TrainingDomain
@@ -64,8 +65,9 @@ def load_potential(
     if card.uncertainty is not None:
         factors = tensors["uncertainty.factors"].to(torch_device, torch.float64)
         uncertainty = ForceUncertainty(factors, card.uncertainty.scales_ev_per_ang)
+    kernels = compiled_kernels() if compiled is not None and torch_device.type == "cpu" else None
     return Potential(
-        card, network, reference_ev, domain, torch_dtype, torch_device, compiled, head=head, uncertainty=uncertainty
+        card, network, reference_ev, domain, torch_dtype, torch_device, compiled, head, uncertainty, kernels
     )
 
 

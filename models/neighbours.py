@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from vesin import NeighborList
 
 from equipot.models.graph import AtomGraph, Rows
+from equipot.models.kernels import HELD, MOVED_FAR, Kernels, PairPointers
+
+#: rows kept of a system of at most so many pairs: those that come and go at the cutoff do so again and again
+MOST_ROWS, FEW_PAIRS = 8, 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +51,17 @@ class Pairs:
 class _NearRows:
     """The rows of those pairs that are within the cutoff: the same for many steps."""
 
-    pairs: Pairs
     near: np.ndarray
     rows: Rows
+    pointers: PairPointers  # of all pairs with their slots, for compiled code
 
     @classmethod
     def of(cls, pairs: Pairs, near: np.ndarray) -> _NearRows:
         place = np.cumsum(near) - 1
         rows = Rows.of(pairs.numbers, pairs.first[near], pairs.second[near], place[pairs.reverse[near]])
-        return cls(pairs, near, rows)
+        slot = np.full(len(near), -1)
+        slot[near] = rows.slot
+        return cls(near, rows, PairPointers(pairs.positions_ang, pairs.first, pairs.second, pairs.offsets_ang, slot))
 
 
 class NeighbourSearch:
@@ -62,15 +69,24 @@ class NeighbourSearch:
 
     Pairs within `cutoff_ang + skin_ang` are kept and searched anew (with vesin) once an atom has moved half the skin
     or the cell or the atoms have changed. Before use they are cut down to `cutoff_ang`; since they are sorted, the
-    graph is the one a fresh search would give, bit for bit.
+    graph is the one a fresh search would give, bit for bit; with compiled `kernels` too, which find the vectors as
+    long as the last rows hold. Vectors come as `dtype`.
     """
 
-    def __init__(self, cutoff_ang: float, skin_ang: float = 0.5) -> None:
+    def __init__(
+        self,
+        cutoff_ang: float,
+        skin_ang: float = 0.5,
+        kernels: Kernels | None = None,
+        dtype: type[np.floating[Any]] = np.float64,
+    ) -> None:
         self.cutoff_ang = cutoff_ang
         self.skin_ang = skin_ang
+        self._kernels, self._dtype = kernels, np.dtype(dtype)
         self.n_searches = 0
         self.kept: Pairs | None = None
         self._rows: _NearRows | None = None  # of the last graph
+        self._rows_before: dict[bytes, _NearRows] = {}  # some of the last graphs of the kept pairs
 
     def graph(
         self,
@@ -80,16 +96,15 @@ class NeighbourSearch:
         pbc: tuple[bool, bool, bool] | np.ndarray,
     ) -> AtomGraph:
         """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
-        positions = np.asarray(positions_ang, dtype=np.float64)
+        positions = np.ascontiguousarray(positions_ang, dtype=np.float64)
+        if self._kernels is not None and (graph := self._by_kernels(numbers, positions, cell_ang, pbc)) is not None:
+            return graph
         pairs = self.pairs(numbers, positions, cell_ang, pbc)
         vectors = positions.take(pairs.second, axis=0)
         vectors -= positions.take(pairs.first, axis=0)
         vectors += pairs.offsets_ang
         near = np.einsum("ij,ij->i", vectors, vectors) < self.cutoff_ang**2
-        last = self._rows
-        if last is None or last.pairs is not pairs or not np.array_equal(last.near, near):
-            last = self._rows = _NearRows.of(pairs, near)
-        return last.rows.graph(vectors[near])
+        return self._rows_of(pairs, near).rows.graph(vectors[near], self._dtype)
 
     def pairs(
         self,
@@ -103,19 +118,53 @@ class NeighbourSearch:
         positions = np.asarray(positions_ang, dtype=np.float64)
         if self.kept is None or not self._still_covers(self.kept, numbers, positions, cell, periodic):
             self.kept = self._search(np.asarray(numbers), positions, cell, periodic)
+            self._rows = None
+            self._rows_before.clear()
         return self.kept
 
-    def candidates(
+    def _by_kernels(
         self,
         numbers: np.ndarray,
-        positions_ang: np.ndarray,
+        positions: np.ndarray,
         cell_ang: np.ndarray | None,
         pbc: tuple[bool, bool, bool] | np.ndarray,
-    ) -> AtomGraph:
-        """All pairs within cutoff + skin as a graph whose `vectors_ang` are lattice offsets: r_j - r_i is missing."""
-        periodic, cell = _boundary(cell_ang, pbc)
-        found = self._search(np.asarray(numbers), np.asarray(positions_ang, dtype=np.float64), cell, periodic)
-        return Rows.of(found.numbers, found.first, found.second, found.reverse).graph(found.offsets_ang)
+    ) -> AtomGraph | None:
+        """The graph by compiled code, if only atoms have moved, and none of them far."""
+        last, old = self._rows, self.kept
+        if last is None or old is None or old.pbc != tuple(pbc):
+            return None
+        if not (np.array_equal(old.numbers, numbers) and old.has_cell(cell_ang)):
+            return None
+        near = np.empty(len(old.first), dtype=np.bool_)
+        said, vectors = self._bond_vectors(positions, last, near)
+        if said == MOVED_FAR:
+            return None
+        if said != HELD:
+            last = self._rows_of(old, near)
+            _, vectors = self._bond_vectors(positions, last, near)
+        return AtomGraph(last.rows.layout, vectors.transpose(1, 2, 0))
+
+    def _bond_vectors(self, positions: np.ndarray, rows: _NearRows, near: np.ndarray) -> tuple[int, np.ndarray]:
+        assert self._kernels is not None
+        vectors = np.zeros((3, *rows.rows.layout.mask.shape), dtype=self._dtype)  # as the compiled pass reads them
+        leeway, square = self.squared_leeway, self.cutoff_ang**2
+        return self._kernels.bond_vectors(positions, rows.pointers, leeway, square, near, vectors), vectors
+
+    def _rows_of(self, pairs: Pairs, near: np.ndarray) -> _NearRows:
+        """The rows of these pairs, those of the last graph or one before it if they are the same."""
+        last = self._rows
+        if last is not None and np.array_equal(last.near, near):
+            return last
+        key = near.tobytes()
+        last = self._rows_before.get(key)
+        if last is None:
+            last = _NearRows.of(pairs, near)
+            if len(near) <= FEW_PAIRS:
+                if len(self._rows_before) == MOST_ROWS:
+                    del self._rows_before[next(iter(self._rows_before))]
+                self._rows_before[key] = last
+        self._rows = last
+        return last
 
     def _still_covers(
         self,

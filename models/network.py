@@ -21,7 +21,7 @@ An atom without neighbours has h = 0, so its energy is its reference energy exac
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import pi, sqrt
+from math import isqrt, pi, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -124,20 +124,34 @@ def degrees_of_components(l_max: int) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(l_max + 1), 2 * torch.arange(l_max + 1) + 1)
 
 
-class _SharedMap(torch.autograd.Function):
-    """x_m w for each component m of a degree, x (2l + 1, n, c_in), w (c_in, c_out); gradients are single products."""
+class _DegreeMaps(torch.autograd.Function):
+    """x_m w_l for each component m of each degree l, ((l_max + 1)², n, c_in) and (l_max + 1, c_in, c_out).
+
+    Gradients are one product for each degree instead of one for each component.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, w)
-        return x.bmm(w.expand(len(x), -1, -1))
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        blocks = zip(_degrees(x), weight.unbind(), strict=True)
+        return torch.cat([block.bmm(w.expand(len(block), -1, -1)) for block, w in blocks])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        x, w = ctx.saved_tensors
-        rows = grads[0].reshape(-1, w.shape[1])
-        grad_x = (rows @ w.T).view(x.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, x.reshape(-1, w.shape[0]).T @ rows if ctx.needs_input_grad[1] else None
+        x, weight = ctx.saved_tensors
+        rows = [block.flatten(0, 1) for block in _degrees(grads[0])]
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.cat([own @ w.T for own, w in zip(rows, weight.unbind(), strict=True)]).view(x.shape)
+        if ctx.needs_input_grad[1]:
+            inputs = [block.flatten(0, 1) for block in _degrees(x)]
+            grad_weight = torch.stack([given.T @ own for given, own in zip(inputs, rows, strict=True)])
+        return grad_x, grad_weight
+
+
+def _degrees(x: torch.Tensor) -> list[torch.Tensor]:
+    """The components of each degree, (2l + 1, ...), of ((l_max + 1)², ...)."""
+    return [x[d * d : (d + 1) ** 2] for d in range(isqrt(len(x)))]
 
 
 class DegreeLinear(torch.nn.Module):
@@ -145,7 +159,6 @@ class DegreeLinear(torch.nn.Module):
 
     def __init__(self, l_max: int, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.l_max = l_max
         self.weight = torch.nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / sqrt(n_in))
         self.register_buffer("degrees", degrees_of_components(l_max), persistent=False)
         self.degrees: torch.Tensor
@@ -153,9 +166,8 @@ class DegreeLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_cuda:  # one product: launching several costs more than copies of the weights
             return x.bmm(self.weight.index_select(0, self.degrees))
-        blocks = [x[d * d : (d + 1) ** 2] for d in range(self.l_max + 1)]
-        maps: list[torch.Tensor] = [_SharedMap.apply(x_l, w) for x_l, w in zip(blocks, self.weight, strict=True)]
-        return torch.cat(maps)
+        mapped: torch.Tensor = _DegreeMaps.apply(x, self.weight)
+        return mapped
 
 
 class ElementLinear(torch.nn.Module):
@@ -174,7 +186,7 @@ class ElementLinear(torch.nn.Module):
         x = (x.unsqueeze(2) * is_element).flatten(2)
         if x.is_cuda:
             return x.bmm(self.weight.flatten(1, 2).index_select(0, self.degrees))
-        return torch.cat([x[d * d : (d + 1) ** 2] @ w.flatten(0, 1) for d, w in enumerate(self.weight)])
+        return torch.cat([own @ w.flatten(0, 1) for own, w in zip(_degrees(x), self.weight, strict=True)])
 
 
 class Layer(torch.nn.Module):
@@ -234,8 +246,8 @@ class Layer(torch.nn.Module):
         by_element = isinstance(self.mix_product, ElementLinear)
         new: torch.Tensor = self.mix_product(product, species) if by_element else self.mix_product(product)
         if h is not None:
-            keep = self.keep_weight[species]
-            new = new + torch.cat([h[d * d : (d + 1) ** 2] * keep[:, d] for d in range(self.l_out + 1)])
+            keep = self.keep_weight[species].unbind(1)  # of the degrees up to l_out
+            new = new + torch.cat([own * factor for own, factor in zip(_degrees(h), keep, strict=False)])
         return new
 
     def _sum_tensors(self, theirs: torch.Tensor, bonds: Bonds) -> torch.Tensor:
@@ -258,7 +270,7 @@ class Film(torch.nn.Module):
 
     def __init__(self, a: Architecture, l_out: int) -> None:
         super().__init__()
-        self.l_out, c = l_out, a.n_channels
+        c = a.n_channels
         self.head_scale = torch.nn.Parameter(torch.zeros(a.n_heads, l_out + 1, c))
         self.head_shift = torch.nn.Parameter(torch.zeros(a.n_heads, c))
         n_charges = max(1, len(a.charges))
@@ -271,7 +283,7 @@ class Film(torch.nn.Module):
         head, charge = condition.unbind(1)
         scale = 1.0 + self.head_scale[head] + self.charge_scale[charge]
         shift = (self.head_shift[head] + self.charge_shift[charge]) * bound.unsqueeze(1)
-        scaled = [h[d * d : (d + 1) ** 2] * scale[:, d] for d in range(self.l_out + 1)]
+        scaled = [own * factor for own, factor in zip(_degrees(h), scale.unbind(1), strict=True)]
         return torch.cat([scaled[0] + shift, *scaled[1:]])
 
 

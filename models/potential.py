@@ -12,6 +12,8 @@ import torch
 from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph, Layout
+from equipot.models.kernels import Kernels
+from equipot.models.neighbours import NeighbourSearch
 from equipot.models.network import Architecture, Network, reversed_bonds
 from equipot.models.reliability import ByElement, ForceUncertainty, TrainingDomain
 from equipot.models.shared_graph import PlacedGraph
@@ -153,6 +155,7 @@ class Potential:
         compiled: Callable[..., PassTensors] | None = None,
         head: int = 0,
         uncertainty: ForceUncertainty | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.card = card
         self.network = network
@@ -165,6 +168,7 @@ class Potential:
         self.execution = "eager" if compiled is None else "compiled"  # the last bits depend on it: a resume pins it
         self._run = partial(eager_pass, network) if compiled is None else compiled
         self._species = network.species_of_number.cpu().numpy()
+        self._kernels = kernels  # for what a call computes beside the pass
         self._sorted: dict[tuple[str, bytes], ByElement] = {}
 
     @property
@@ -199,6 +203,11 @@ class Potential:
     @property
     def device(self) -> str:
         return str(self.torch_device)
+
+    def neighbour_search(self, skin_ang: float = 0.5) -> NeighbourSearch:
+        """Neighbour lists of one system as it moves, for this potential."""
+        dtype = np.float32 if self.torch_dtype is torch.float32 else np.float64
+        return NeighbourSearch(self.cutoff_ang, skin_ang, self._kernels, dtype)
 
     def evaluate(self, graph: AtomGraph) -> Prediction:
         """Energy, forces and virial of one system."""
@@ -241,13 +250,14 @@ class Potential:
     def _by_element(self, numbers: np.ndarray) -> ByElement:
         """The atoms sorted by element; what was found for small systems is kept."""
         if len(numbers) > SMALL_ATOMS:
-            return ByElement.of(self._species[numbers], self.torch_device)
+            return ByElement.of(self._species[numbers], self.torch_device, self._kernels)
         key = (numbers.dtype.char, numbers.tobytes())
         found = self._sorted.get(key)
         if found is None:
             if len(self._sorted) >= MOST_SORTED:
                 self._sorted.clear()
-            found = self._sorted[key] = ByElement.of(self._species[numbers], self.torch_device)
+            elements = ByElement.of(self._species[numbers], self.torch_device, self._kernels)
+            found = self._sorted[key] = elements
         return found
 
     def _compute(self, tensors: GraphTensors, numbers: np.ndarray, head: int | np.ndarray) -> AtomicQuantities:
@@ -263,8 +273,8 @@ class Potential:
             errors = self.uncertainty.errors_ev_per_ang(features, elements).cpu().numpy()
         return AtomicQuantities(
             energies.cpu().numpy() + self.reference_ev[head, numbers],
-            forces.double().cpu().numpy(),
-            virials.double().cpu().numpy(),
+            forces.cpu().numpy().astype(np.float64),
+            virials.cpu().numpy().astype(np.float64),
             distances,
             errors,
         )

@@ -4,46 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
 import torch
+
+from equipot.models.kernels import Kernels, in_blocks
 
 
 @dataclass(frozen=True, eq=False)
 class ByElement:
     """Atoms sorted by element, so that those of one stand together.
 
-    order (n_atoms,): which atom stands where; place (n_atoms,): where every atom stands; runs: element, counted as in
-    the network, first place and the one after the last.
+    order (n_atoms,): which atom stands where; place (n_atoms,): where every atom stands; runs (n_runs, 3): element,
+    counted as in the network, first place and the one after the last. `kernels` compute faster if they are there.
     """
 
     order: torch.Tensor
     place: torch.Tensor
-    runs: tuple[tuple[int, int, int], ...]
+    runs: np.ndarray
+    kernels: Kernels | None = None
 
     @classmethod
-    def of(cls, species: np.ndarray, device: torch.device) -> ByElement:
+    def of(cls, species: np.ndarray, device: torch.device, kernels: Kernels | None = None) -> ByElement:
         """Of atoms whose elements are counted as in the network; on the host, so that no device is waited for."""
         order = np.argsort(species, kind="stable")
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         elements, starts = np.unique(species[order], return_index=True)
-        ends = [*starts[1:].tolist(), len(order)]
-        runs = tuple(zip(elements.tolist(), starts.tolist(), ends, strict=True))
-        return cls(torch.as_tensor(order, device=device), torch.as_tensor(place, device=device), runs)
+        runs = np.stack([elements, starts, np.append(starts[1:], len(order))], axis=1).astype(np.int64)
+        return cls(torch.as_tensor(order, device=device), torch.as_tensor(place, device=device), runs, kernels)
 
-    def lengths(
-        self, vectors: torch.Tensor, origins: Sequence[torch.Tensor] | None, maps: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """|(x - o) M| of every atom's vector x, (n_atoms,), with the origin o and the map M of its element."""
+    def lengths(self, vectors: torch.Tensor, origins: torch.Tensor | None, maps: Maps) -> torch.Tensor:
+        """|(x - o) M| of every atom's vector x, (n_atoms,), with the origin o and the map M of its element.
+
+        origins (n_elements, n_in), maps (n_elements, n_in, n_out).
+        """
+        if self.kernels is not None:
+            return self.kernels.lengths(vectors, self.order, self.runs, origins, maps.in_blocks)
         sorted_vectors = vectors.index_select(0, self.order)
-        mapped = vectors.new_empty(len(vectors), maps[0].shape[1])
-        for element, start, end in self.runs:
+        mapped = vectors.new_empty(len(vectors), maps.plain.shape[2])
+        for element, start, end in self.runs.tolist():
             own = sorted_vectors[start:end]
-            torch.mm(own if origins is None else own - origins[element], maps[element], out=mapped[start:end])
+            torch.mm(own if origins is None else own - origins[element], maps.plain[element], out=mapped[start:end])
         lengths: torch.Tensor = torch.linalg.vector_norm(mapped, dim=1)
         return lengths.index_select(0, self.place)
+
+
+class Maps:
+    """A linear map for each element, (n_elements, n_in, n_out), as torch takes it and as compiled code does."""
+
+    def __init__(self, plain: torch.Tensor) -> None:
+        self.plain = plain
+
+    @cached_property
+    def in_blocks(self) -> torch.Tensor:
+        return in_blocks(self.plain)
 
 
 class TrainingDomain:
@@ -57,7 +74,7 @@ class TrainingDomain:
         self.mean = mean  # (n_elements, n_features)
         self.whitening = whitening  # (n_elements, n_features, n_kept)
         self.threshold = threshold
-        self._means, self._maps = mean.float().unbind(), whitening.float().unbind()
+        self._means, self._maps = mean.float().contiguous(), Maps(whitening.float())
         self._scale = 1.0 / (threshold * sqrt(whitening.shape[2]))
 
     def distances(self, descriptors: torch.Tensor, elements: ByElement) -> torch.Tensor:
@@ -76,7 +93,7 @@ class ForceUncertainty:
     def __init__(self, factors: torch.Tensor, scales: Sequence[float]) -> None:
         self.factors = factors  # (n_elements, n_features + 1, n_features + 1), float64
         self.scales = tuple(scales)  # exp(a) and b of error = exp(a) s^b, and the smallest error
-        self._maps = [factor.T for factor in factors.unbind()]
+        self._maps = Maps(factors.transpose(1, 2))
 
     def spreads(self, features: torch.Tensor, elements: ByElement) -> torch.Tensor:
         """(n_atoms,) the uncalibrated spread, of features (n_atoms, n_features)."""

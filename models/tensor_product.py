@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,6 +168,25 @@ class TensorProduct(torch.nn.Module):
         return _apply(self.w.T, rows)
 
 
+class _Powers(torch.autograd.Function):
+    """c1 f + c2 f² + c3 f³ point by point; only f is kept for the gradient, a third of what is written else."""
+
+    @staticmethod
+    def forward(ctx: Any, f: torch.Tensor, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(f, c1, c2, c3)
+        return f * (c1 + f * (c2 + f * c3))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        f, c1, c2, c3 = ctx.saved_tensors
+        by_f = grads[0] * (c1 + f * (2.0 * c2 + f * (3.0 * c3))) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return by_f, None, None, None
+        first = grads[0] * f
+        second = first * f
+        return by_f, first.sum(0), second.sum(0), (second * f).sum(0)
+
+
 class PolynomialProduct(torch.nn.Module):
     """Σ_ν c_ν x^ν, the powers of a function on the sphere up to ν = 3, by repeated tensor products.
 
@@ -197,8 +217,8 @@ class PolynomialProduct(torch.nn.Module):
         """Σ_ν c_ν x^ν up to l_out."""
         c1, c2, c3 = (coefficients[:, power] for power in range(3))
         if not self.is_chiral:
-            f = _apply(self.to_grid, x)
-            return _apply(self.from_grid, f * (c1 + f * (c2 + f * c3)))
+            powers: torch.Tensor = _Powers.apply(_apply(self.to_grid, x), c1, c2, c3)
+            return _apply(self.from_grid, powers)
         square: torch.Tensor = self.square(x, x)
         cube: torch.Tensor = self.cube(square, x)
         n = self.n_out

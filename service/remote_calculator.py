@@ -56,7 +56,7 @@ class RemoteCalculator(PotentialCalculator):
 
     def _evaluate(self, atoms: Atoms) -> dict[str, Any]:
         cell = atoms.cell if atoms.pbc.any() else None
-        info = charge_and_spin(atoms, self.charge)
+        info = charge_and_spin(atoms.info, self.charge)
         bare = Atoms(atoms.numbers, atoms.positions, cell=cell, pbc=atoms.pbc, info=info)
         answer = self._client.evaluate(
             [bare], self.model, dtype=self.dtype, device=self.device, level_of_theory=self.level_of_theory

@@ -61,8 +61,6 @@ class NativeProvider:
         """
         import torch
 
-        from equipot.models.neighbours import NeighbourSearch
-
         on_gpu = potential.device.startswith("cuda")
         self._potential = potential
         self._shared = (on_gpu and not reproducible) if shared is None else shared
@@ -71,7 +69,6 @@ class NativeProvider:
         self._n_at_once = self._threads.n if n_threads or potential.execution == "compiled" else 1
         self._admission = admission or Admission(CudaMemory(potential.device) if on_gpu else HostMemory())
         self._memory = self._admission.memory
-        self._new_search = lambda: NeighbourSearch(potential.cutoff_ang)
         self._searches: dict[Hashable, NeighbourSearch] = {}
         self._shared_graphs: dict[tuple[int, ...], SharedGraph] = {}  # of the last evaluation
         self._loads: dict[Hashable, Load] = {}  # of the last evaluation of larger systems
@@ -151,7 +148,7 @@ class NativeProvider:
     def _make_searches(self, systems: Sequence[System]) -> None:
         for system in systems:
             if system.key not in self._searches:
-                self._searches[system.key] = self._new_search()
+                self._searches[system.key] = self._potential.neighbour_search()
 
     def _needs_room(self, system: System) -> bool:
         if len(system.numbers) <= MOST_ATOMS_UNWATCHED:
@@ -192,7 +189,9 @@ class NativeProvider:
         """Measure the evaluation of a part of a system, without periodic images. Raises OutOfMemoryError."""
         n_atoms = self._admission.probe_size(load)
         part = np.argsort(system.positions_ang[:, 0], kind="stable")[:n_atoms]
-        graph = self._new_search().graph(system.numbers[part], system.positions_ang[part], None, (False,) * 3)
+        graph = self._potential.neighbour_search().graph(
+            system.numbers[part], system.positions_ang[part], None, (False,) * 3
+        )
         try:
             with self._memory.measured() as peak:
                 self._potential.evaluate(graph)

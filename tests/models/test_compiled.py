@@ -19,7 +19,8 @@ import torch._inductor.config
 
 from equipot.calculator.ase import EquipotCalculator
 from equipot.calculator.convert import to_atoms
-from equipot.models import compiled
+from equipot.models import code_cache, compiled
+from equipot.models.code_cache import code_key
 from equipot.models.compiled import CompilationWarning, CompiledPass, compiled_pass, largest_deviation
 from equipot.models.loading import load_potential
 from equipot.models.potential import Potential
@@ -39,7 +40,7 @@ def cache(compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache filled by another process."""
     folder = tmp_path_factory.mktemp("cache")
     threads = str(torch.get_num_threads())
-    environment = {**os.environ, compiled.CACHE_VARIABLE: str(folder), "OMP_NUM_THREADS": threads}
+    environment = {**os.environ, code_cache.CACHE_VARIABLE: str(folder), "OMP_NUM_THREADS": threads}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "compiled", done.stderr
     assert "compiling tiny-1" in done.stderr
@@ -56,7 +57,7 @@ def no_compiler() -> Iterator[None]:
 def fast(cache: Path) -> Potential:
     """The test potential as the other process compiled it: there is no compiler in this one."""
     with pytest.MonkeyPatch.context() as environment, no_compiler():
-        environment.setenv(compiled.CACHE_VARIABLE, str(cache))
+        environment.setenv(code_cache.CACHE_VARIABLE, str(cache))
         return load_potential("tiny", device="cpu", compile=True)
 
 
@@ -64,7 +65,7 @@ def fast(cache: Path) -> Potential:
 def copied_cache(fast: Potential, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of one's own with the compiled potential in it, and no compiler to make another."""
     shutil.copytree(cache, tmp_path / "cache")
-    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(code_cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     with no_compiler():
         yield tmp_path / "cache" / "equipot" / "compiled"
 
@@ -115,7 +116,7 @@ def test_what_ran_before_leaves_no_trace_in_the_bits(fast: Potential) -> None:
 def test_without_a_compiler_the_potential_runs_eagerly_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(code_cache.CACHE_VARIABLE, str(tmp_path))
     with no_compiler(), pytest.warns(CompilationWarning, match="runs eagerly"):
         potential = load_potential("tiny", device="cpu", compile=True)
     assert potential.execution == "eager"
@@ -131,8 +132,9 @@ def test_a_damaged_package_is_not_loaded_but_made_anew(
     with pytest.warns(CompilationWarning):  # there is no compiler to make it anew
         assert load_potential("tiny", device="cpu", compile=True).execution == "eager"
 
-    def compile_again(network: torch.nn.Module, package: Path, dtype: torch.dtype) -> None:
-        package.write_bytes(whole)
+    def compile_again(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> Path:
+        (folder / "again.pt2").write_bytes(whole)
+        return folder / "again.pt2"
 
     monkeypatch.setattr(compiled, "_compile", compile_again)
     assert load_potential("tiny", device="cpu", compile=True).execution == "compiled"
@@ -143,7 +145,7 @@ def test_code_that_computes_something_else_is_refused(fast: Potential, tiny: Pot
     assert largest_deviation(CompiledPass(package), tiny.network) < 1e-12
     other = copy.deepcopy(tiny.network)
     other.hidden_readout.mul_(1.0 + 1e-6)
-    wrong = copied_cache / f"{compiled._key(other, 'other', torch.float64)}.pt2"
+    wrong = copied_cache / f"{code_key(compiled._facts(other, 'other', torch.float64))}.pt2"
     for suffix in (".pt2", ".sha256"):
         shutil.copy(package.with_suffix(suffix), wrong.with_suffix(suffix))
     with pytest.warns(CompilationWarning, match="differs by"):

@@ -1,4 +1,4 @@
-"""Room for more atoms and slots, and systems that stay on the device: the same numbers as the plain pass."""
+"""Room for more atoms and slots: the same numbers as the plain pass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from equipot.models.loading import load_potential
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.potential import eager_pass, graph_tensors
 from equipot.models.recorded import padded, room_for
-from equipot.models.resident import ResidentBatch
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 ROUNDING = 1e-10  # eV, eV/Å: sums of other lengths round differently
 
 
@@ -43,32 +41,6 @@ def test_there_is_always_room_and_never_much_more() -> None:
         n_atoms, n_slots = room_for(n, n)
         assert n <= n_atoms < n + max(8, n / 7)
         assert n <= n_slots < n + 4
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_systems_that_stay_on_the_device_are_computed_as_any_others(device: str) -> None:
-    potential = load_potential("elements", device=device)
-    rng = np.random.default_rng(0)
-    every = systems()
-    candidates = [
-        NeighbourSearch(potential.cutoff_ang).candidates(a.numbers, a.positions, np.array(a.cell), a.pbc) for a in every
-    ]
-    batch = ResidentBatch(potential, candidates)
-    for _ in range(2):
-        for atoms in every:
-            atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
-        step = batch.step(np.concatenate([atoms.positions for atoms in every]))
-        first = 0
-        for place, a in enumerate(every):
-            graph = NeighbourSearch(potential.cutoff_ang).graph(a.numbers, a.positions, np.array(a.cell), a.pbc)
-            alone = potential.evaluate(graph)
-            forces = step.forces_ev_per_ang[first : first + len(a)]
-            first += len(a)
-            assert step.energies_ev[place] == pytest.approx(alone.energy_ev, abs=ROUNDING)
-            np.testing.assert_allclose(forces, alone.forces_ev_per_ang, rtol=0, atol=ROUNDING)
-            np.testing.assert_allclose(step.virials_ev[place], alone.virial_ev, rtol=0, atol=10 * ROUNDING)
-            assert step.domain_distances is not None
-            assert step.domain_distances[place] == pytest.approx(alone.domain_distance, rel=1e-5)  # single precision
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
