@@ -100,7 +100,7 @@ def test_any_number_of_atoms_gets_the_eager_numbers(
     assert np.abs(got.virial_ev - expected.virial_ev).max() <= EAGER_EV_PER_ANG * max(
         1.0, np.abs(expected.virial_ev).max()
     )
-    assert got.domain_distance == pytest.approx(expected.domain_distance, rel=1e-9)
+    assert got.domain_distance == pytest.approx(expected.domain_distance, rel=1e-5)  # single precision
 
 
 def test_what_ran_before_leaves_no_trace_in_the_bits(fast: Potential) -> None:
