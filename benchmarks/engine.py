@@ -2,14 +2,16 @@
 
 Each round relaxes the same molecules in every way, one way after the other, in an order that changes from round to
 round; ratios are medians over rounds. On a machine that does other things too, only processor times can be compared.
-Where there is a GPU, it is timed as well. `--torch-sim PYTHON` adds TorchSim, run by a Python that has it (0.3.0 is the
-last for Python 3.11).
+ASE in several processes, each with its share of the molecules, shows what the processor cores give at most. Where there
+is a GPU, it is timed as well. `--torch-sim PYTHON` adds TorchSim, run by a Python that has it (0.3.0 is the last for
+Python 3.11).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +143,37 @@ def by_us(systems: Sequence[Atoms], potential: Potential, optimizer: str, n_thre
     return sum(result.n_steps for result in results)
 
 
+class AseProcesses:
+    """Relax with ASE in processes that have nothing in common, each its share of the systems one by one."""
+
+    def __init__(self, n: int, model: str, optimizer: str, compile: bool) -> None:
+        self._n, self._optimizer = n, optimizer
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(n, context, initializer=_load_in_process, initargs=(model, compile))
+
+    def __call__(self, systems: Sequence[Atoms]) -> Cost:
+        before = time.perf_counter()
+        shares = [list(systems[place :: self._n]) for place in range(self._n)]
+        costs = list(self._pool.map(_relax_in_process, shares, [self._optimizer] * self._n))
+        seconds = time.perf_counter() - before
+        return Cost(seconds, sum(cost.processor for cost in costs), sum(cost.n_steps for cost in costs))
+
+
+_loaded: list[Potential] = []  # in such a process
+
+
+def _load_in_process(model: str, compile: bool) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", OutsideTrainingDomainWarning)
+    _loaded.append(load_potential(model, device="cpu", compile=compile))
+
+
+def _relax_in_process(systems: Sequence[Atoms], optimizer: str) -> Cost:
+    before, processor_before = time.perf_counter(), time.process_time()
+    n_steps = by_ase(systems, _loaded[0], optimizer)
+    return Cost(time.perf_counter() - before, time.process_time() - processor_before, n_steps)
+
+
 def by_torch_sim(systems: Sequence[Atoms], python: str, model: str, execution: str) -> Cost:
     """Relax together with TorchSim in another process; gives what it took there."""
     with tempfile.TemporaryDirectory() as folder:
@@ -219,6 +253,9 @@ def main() -> None:
     }
     if given.without_user:
         ways.pop("ASE one by one, as a user writes it")
+    if given.threads > 1:
+        processes = AseProcesses(given.threads, given.model, optimizer, not given.no_compile)
+        ways[f"ASE in {given.threads} processes, same potential"] = processes
     if given.torch_sim:
         ways["TorchSim, same potential"] = lambda s: by_torch_sim(s, given.torch_sim, given.model, fast.execution)
     if torch.cuda.is_available():

@@ -1,8 +1,10 @@
-"""Energy + forces: potentials of ours against MACE and NequIP on this machine, all in one run, turn by turn.
+r"""Energy + forces: potentials of ours against MACE and NequIP on this machine, all in one run, turn by turn.
 
     python benchmarks/speed.py                                     ours alone
     python benchmarks/speed.py --mace-python VENV/bin/python       and MACE, from an environment that has mace-torch
     python benchmarks/speed.py --nequip-python VENV/bin/python --nequip 5.0=MODEL.nequip.pt2
+    python benchmarks/speed.py --mace-python VENV/bin/python --mace acac=5.0 --systems acetylacetone \
+        --model benchmarks/weights/acac-seed0.json             one of ours beside MACE's own of the same molecule
 
 Every contestant is a process of its own (speed_contestant.py) and only one of them works at a time: each round lets all
 of them compute the same system, so that a busy machine is unfair to nobody. Times are milliseconds of processor time
@@ -28,6 +30,7 @@ from typing import IO, Any
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
+from ase.io import read
 from scipy.spatial.transform import Rotation
 from systems import show, systems_for
 
@@ -171,12 +174,13 @@ def main() -> None:
         "--systems", nargs="+", default=["aspirin", "Si (64", "Si (512", "water"], help="beginnings of names"
     )
     parser.add_argument("--mace-python", help="interpreter of an environment with mace-torch")
-    parser.add_argument("--mace", nargs="+", default=["off-small=4.5", "off-small=5.0", "acac=5.0"])
+    parser.add_argument("--mace", nargs="+", default=["off-small=4.5", "off-small=5.0"], help="NAME=CUTOFF, see mace()")
     parser.add_argument("--nequip-python", help="interpreter of an environment with nequip")
     parser.add_argument("--nequip", nargs="+", default=[], help="CUTOFF=PACKAGE of nequip-compile")
     parser.add_argument("--json", type=Path, help="write everything measured here")
     given = parser.parse_args()
     every = {**systems_for(("H", "C", "O", "Si")), "water (648 atoms)": water()}
+    every["acetylacetone (15 atoms)"] = read(HERE / "acetylacetone.xyz")
     systems = {label: atoms for label, atoms in every.items() if label.startswith(tuple(given.systems))}
     written = []
     for threads in given.threads:
