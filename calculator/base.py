@@ -78,7 +78,7 @@ class PotentialCalculator(Calculator):
 
     @property
     def atoms(self) -> Atoms | None:
-        """Those of the last calculation."""
+        """Those of the last calculation: numbers, positions, cell, periods and info."""
         return None if self._seen is None else self._seen.atoms()
 
     @atoms.setter

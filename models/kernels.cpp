@@ -50,7 +50,7 @@ int bond_vectors(const double* positions, const double* before, int64_t n_atoms,
 // n_blocks, n_in, COLUMNS) come in blocks of columns, in the order in which they are read. Rows come by element: `order`
 // says which ones, `runs` (n_runs, 3) element, first place and the one after the last. As many rows and columns at a
 // time as there are registers for their sums.
-constexpr int VECTOR_BYTES = 64, ROWS = 6, COLUMNS = 32;
+constexpr int VECTOR_BYTES = 64, ROWS = 6, VECTORS = 2, COLUMNS = 32;
 
 template <typename T>
 struct Lanes {
@@ -67,18 +67,17 @@ struct Lanes {
 template <typename T>
 void add_squares(const T* const* rows, const T* origin, const T* block, int64_t n_in,
                  typename Lanes<T>::Vector* squares) {
-    constexpr int BATCH = 32 / sizeof(T) / 4;  // vectors at a time: 2 of floats, 1 of doubles
-    for (int first = 0; first < COLUMNS; first += BATCH * Lanes<T>::N) {
-        typename Lanes<T>::Vector sums[ROWS][BATCH] = {};
+    for (int first = 0; first < COLUMNS; first += VECTORS * Lanes<T>::N) {
+        typename Lanes<T>::Vector sums[ROWS][VECTORS] = {};
         for (int64_t k = 0; k < n_in; ++k) {
             const T shift = origin == nullptr ? T(0) : origin[k];
-            for (int v = 0; v < BATCH; ++v) {
+            for (int v = 0; v < VECTORS; ++v) {
                 const typename Lanes<T>::Vector m = Lanes<T>::load(block + k * COLUMNS + first + v * Lanes<T>::N);
                 for (int r = 0; r < ROWS; ++r) sums[r][v] += (rows[r][k] - shift) * m;
             }
         }
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < BATCH; ++v) squares[r] += sums[r][v] * sums[r][v];
+            for (int v = 0; v < VECTORS; ++v) squares[r] += sums[r][v] * sums[r][v];
     }
 }
 

@@ -31,6 +31,10 @@ class Pairs:
     offsets_ang: np.ndarray  # shifts @ cell
     reverse: np.ndarray
 
+    def is_of(self, numbers: np.ndarray, cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool]) -> bool:
+        """Whether they are those of these atoms in this cell, wherever the atoms are."""
+        return self.pbc == pbc and np.array_equal(self.numbers, numbers) and self.has_cell(cell_ang)
+
     def has_cell(self, cell_ang: np.ndarray | None) -> bool:
         """Whether they are those of this cell, which is of no account without periods."""
         return not any(self.pbc) or np.array_equal(self.cell_ang, cell_ang)  # type: ignore[arg-type]
@@ -131,9 +135,7 @@ class NeighbourSearch:
     ) -> AtomGraph | None:
         """The graph by compiled code, if only atoms have moved, and none of them far."""
         last, old = self._rows, self.kept
-        if last is None or old is None or old.pbc != tuple(pbc):
-            return None
-        if not (np.array_equal(old.numbers, numbers) and old.has_cell(cell_ang)):
+        if last is None or old is None or not old.is_of(numbers, cell_ang, (pbc[0], pbc[1], pbc[2])):
             return None
         near = np.empty(len(old.first), dtype=np.bool_)
         said, vectors = self._bond_vectors(positions, last, near)
@@ -174,7 +176,7 @@ class NeighbourSearch:
         cell: np.ndarray,
         pbc: tuple[bool, bool, bool],
     ) -> bool:
-        if old.pbc != pbc or not np.array_equal(old.numbers, numbers) or not np.array_equal(old.cell_ang, cell):
+        if not old.is_of(numbers, cell, pbc):
             return False
         return bool(squared_moves(positions, old.positions_ang).max(initial=0.0) <= self.squared_leeway)
 
