@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,10 +73,11 @@ class EquipotCalculator(PotentialCalculator):
     def _evaluate(self, atoms: Atoms) -> dict[str, Any]:
         self._check_against_model(atoms)
         cell = np.array(atoms.cell.complete()) if atoms.pbc.any() else None
-        graph = self._search.graph(atoms.numbers, atoms.positions, cell, tuple(atoms.pbc))
-        if charge := self._info(atoms).get(CHARGE_KEY):
-            graph = replace(graph, charge=np.array([round(charge)]))
-        prediction = self.potential.evaluate(graph)
+        where = (atoms.numbers, atoms.positions, cell, tuple(atoms.pbc))
+        charge = self._info(atoms).get(CHARGE_KEY) or 0.0
+        prediction = self.potential.evaluate_moved(self._search, *where, charge)
+        if prediction is None:
+            prediction = self.potential.evaluate(self._search.graph(*where).with_charge(charge))
         results = {
             "energy": prediction.energy_ev,
             "energies": prediction.energies_ev,

@@ -49,7 +49,7 @@ class CompiledPass:
 
     def __init__(self, package: Path) -> None:
         n_runners = max(1, os.cpu_count() or 1)
-        self._runner = UnlockedRunner(package, n_runners)
+        self.runner = UnlockedRunner(package, n_runners)
 
     def __call__(
         self,
@@ -66,7 +66,7 @@ class CompiledPass:
         if n_atoms < 2 or n_slots < 2:
             inputs = _padded(inputs)
         inputs[1] = components_first(inputs[1])
-        energies, forces, virials, descriptors = self._runner.boxed_run(inputs)
+        energies, forces, virials, descriptors = self.runner.boxed_run(inputs)
         return energies[:n_atoms], forces[:n_atoms], virials[:n_atoms], descriptors[:n_atoms]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,6 +72,10 @@ class AtomGraph:
     @property
     def system_idx(self) -> np.ndarray:
         return self.layout.system_idx
+
+    def with_charge(self, charge_e: float) -> AtomGraph:
+        """The same graph, of one system with this total charge."""
+        return replace(self, charge=np.array([round(charge_e)])) if charge_e else self
 
     @property
     def n_atoms(self) -> int:

@@ -1,15 +1,17 @@
-// What a call on a CPU computes beside the network, for one thread and without Python between.
+// A call on a CPU from positions to forces without Python between, and what it computes beside the network.
 //
-// `kernels.py` compiles and calls it. The same is written in numpy and torch, for machines without a compiler
-// (`neighbours.py`, `reliability.py`): bond vectors agree with those bit by bit, lengths up to rounding.
+// `kernels.py` compiles it; `whole_call.py` and `reliability.py` call it. The same is written in numpy and torch
+// (`neighbours.py`, `reliability.py`, `potential.py`), for machines without a compiler and for graphs made before: bond
+// vectors agree with those bit by bit, lengths up to rounding.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
-enum { MOVED_FAR = 0, CROSSED = 1, HELD = 2 };
+enum { MOVED_FAR = 0, CROSSED = 1, HELD = 2, FAILED = 3 };
 
 // Vectors along pairs of atoms into slots, all x first, then y and z. MOVED_FAR: some atom has moved further than the leeway from
 // `before`, and there may be other pairs. CROSSED: others than those that have a slot (-1: none) are within the cutoff,
@@ -103,15 +105,169 @@ void lengths(const T* x, int64_t n_in, const int64_t* order, const int64_t* runs
     }
 }
 
+// The stable C interfaces of torch (torch/csrc/inductor/aoti_torch/c/shim.h) and of the compiled pass
+// (torch/csrc/inductor/aoti_runtime/interface.h), as far as they are called here.
+typedef void* Tensor;
+typedef int32_t (*Create)(void* data, int64_t n_dims, const int64_t* sizes, const int64_t* strides, int64_t offset,
+                          int32_t dtype, int32_t device_type, int32_t device_index, Tensor* made);
+typedef int32_t (*Release)(Tensor);
+typedef int32_t (*DataOf)(Tensor, void** data);
+typedef int32_t (*ShapeOf)(Tensor, int64_t** sizes_or_strides);
+typedef int32_t (*Run)(void* container, Tensor* inputs, size_t n_inputs, Tensor* outputs, size_t n_outputs,
+                       void* stream, void* proxy_executor);
+
+// What is the same in every call of a potential; `_Potential` in whole_call.py.
+struct Potential {
+    void* container;
+    Run run;
+    Create create;
+    Release release;
+    DataOf data_of;
+    ShapeOf sizes_of, strides_of;
+    int64_t real_type, integer_type, bool_type, device_type;  // as torch counts them
+    double squared_cutoff;
+    const float* means;     // of the training domain, null: there is none
+    const float* maps;
+    int64_t n_map_blocks;
+    const double* factors;  // of the expected error, null: there is none
+    int64_t n_factor_blocks;
+    int64_t n_told;         // features that it looks at, before the constant
+};
+
+// What stays while atoms have the same neighbours; `_Neighbours` in whole_call.py.
+struct Neighbours {
+    int64_t n_atoms, n_slots, n_pairs;
+    const double* before;  // positions at which the pairs were found
+    const int64_t *first, *second;
+    const double* offsets;
+    const int64_t* slot;
+    int64_t* numbers;
+    int64_t* neighbours;
+    bool* mask;
+    int64_t* reverse;
+    int64_t* condition;  // (n_atoms, 2), null: the network takes none
+    const int64_t *order, *runs;
+    int64_t n_runs;
+};
+
+constexpr int MOST_INPUTS = 6, N_OUTPUTS = 4;
+
+bool add_input(const Potential& potential, void* data, int64_t type, int64_t n_dims, const int64_t* sizes,
+               const int64_t* strides, Tensor* inputs, size_t& n_inputs) {
+    return potential.create(data, n_dims, sizes, strides, 0, static_cast<int32_t>(type),
+                            static_cast<int32_t>(potential.device_type), 0, &inputs[n_inputs]) == 0 &&
+           ++n_inputs;
+}
+
+// A tensor whose numbers lie one after the other; no data if they do not.
+template <typename T>
+struct Output {
+    const T* data = nullptr;
+    const int64_t* sizes = nullptr;
+
+    Output(const Potential& potential, Tensor tensor, int n_dims) {
+        int64_t *sizes_seen = nullptr, *strides = nullptr, expected = 1;
+        void* seen = nullptr;
+        if (potential.sizes_of(tensor, &sizes_seen) != 0 || potential.strides_of(tensor, &strides) != 0 ||
+            potential.data_of(tensor, &seen) != 0)
+            return;
+        sizes = sizes_seen;
+        for (int k = n_dims - 1; k >= 0; expected *= sizes[k--])
+            if (strides[k] != expected && sizes[k] != 1) return;
+        data = static_cast<const T*>(seen);
+    }
+};
+
+// The compiled pass. Outputs are energies, forces, virials and descriptors; false if it failed.
+template <typename T>
+bool run_pass(const Potential& potential, const Neighbours& around, T* vectors, Tensor* outputs) {
+    const int64_t n = around.n_atoms, slots = around.n_slots, all = n * slots;
+    const int64_t rows[] = {n, slots}, row_strides[] = {slots, 1}, one = 1;
+    const int64_t spatial[] = {n, slots, 3}, components_first[] = {slots, 1, all};
+    const int64_t pairs[] = {n, 2}, pair_strides[] = {2, 1};
+    Tensor inputs[MOST_INPUTS];
+    size_t made = 0;
+    const bool whole =
+        add_input(potential, around.numbers, potential.integer_type, 1, &n, &one, inputs, made) &&
+        add_input(potential, vectors, potential.real_type, 3, spatial, components_first, inputs, made) &&
+        add_input(potential, around.neighbours, potential.integer_type, 2, rows, row_strides, inputs, made) &&
+        add_input(potential, around.mask, potential.bool_type, 2, rows, row_strides, inputs, made) &&
+        add_input(potential, around.reverse, potential.integer_type, 1, &all, &one, inputs, made) &&
+        (around.condition == nullptr ||
+         add_input(potential, around.condition, potential.integer_type, 2, pairs, pair_strides, inputs, made));
+    if (!whole) {
+        for (size_t k = 0; k < made; ++k) potential.release(inputs[k]);
+        return false;
+    }
+    return potential.run(potential.container, inputs, made, outputs, N_OUTPUTS, nullptr, nullptr) == 0;  // takes them
+}
+
+// result: energies (n), forces (n, 3), the sum of virials (3, 3), the largest length to the training data, and for each
+// atom the spread of the last layer: n, 3 n, 9, 1 and n numbers.
+template <typename T>
+bool take_out(const Potential& potential, const Neighbours& around, Tensor* outputs, double* result) {
+    const int64_t n = around.n_atoms;
+    const Output<double> energies(potential, outputs[0], 1);
+    const Output<T> forces(potential, outputs[1], 2), virials(potential, outputs[2], 3), told(potential, outputs[3], 2);
+    if (!energies.data || !forces.data || !virials.data || !told.data) return false;
+    const T* features = told.data;
+    const int64_t n_features = told.sizes[1];
+    for (int64_t i = 0; i < n; ++i) *result++ = energies.data[i];
+    for (int64_t i = 0; i < 3 * n; ++i) *result++ = forces.data[i];
+    for (int k = 0; k < 9; ++k) {
+        double sum = 0.0;
+        for (int64_t i = 0; i < n; ++i) sum += virials.data[9 * i + k];
+        *result++ = sum;
+    }
+    double largest = 0.0;
+    if (potential.means != nullptr) {
+        std::vector<float> own(features, features + n * n_features), length(n);
+        lengths<float>(own.data(), n_features, around.order, around.runs, around.n_runs, potential.means,
+                       potential.maps, potential.n_map_blocks, length.data());
+        for (const float each : length) largest = each > largest || each != each ? each : largest;
+    }
+    *result++ = largest;
+    if (potential.factors != nullptr) {
+        std::vector<double> own(n * (potential.n_told + 1));
+        for (int64_t i = 0; i < n; ++i) {
+            double* row = own.data() + i * (potential.n_told + 1);
+            for (int64_t k = 0; k < potential.n_told; ++k) row[k] = features[i * n_features + k];
+            row[potential.n_told] = 1.0;
+        }
+        lengths<double>(own.data(), potential.n_told + 1, around.order, around.runs, around.n_runs, nullptr,
+                        potential.factors, potential.n_factor_blocks, result);
+    }
+    return true;
+}
+
+// MOVED_FAR and CROSSED as of `bond_vectors`; HELD: `result` is there (`take_out`); FAILED: only torch can say why.
+template <typename T>
+int whole_call(const Potential& potential, const Neighbours& around, const double* positions, double squared_leeway,
+               uint8_t* near, double* result) {
+    const int64_t all = around.n_atoms * around.n_slots;
+    std::vector<T> vectors(3 * all);
+    const int said = bond_vectors<T>(positions, around.before, around.n_atoms, around.first, around.second,
+                                     around.offsets, around.slot, around.n_pairs, squared_leeway,
+                                     potential.squared_cutoff, near, all, vectors.data());
+    if (said != HELD) return said;
+    Tensor outputs[N_OUTPUTS];
+    if (!run_pass<T>(potential, around, vectors.data(), outputs)) return FAILED;
+    const bool taken = take_out<T>(potential, around, outputs, result);
+    for (Tensor output : outputs) potential.release(output);
+    return taken ? HELD : FAILED;
+}
+
 }  // namespace
 
+// An exception, which can only be a lack of memory, must not reach Python's C.
 #define FOR_TYPE(NAME, T)                                                                                             \
-    extern "C" int bond_vectors_##NAME(const double* positions, const double* before, int64_t n_atoms,                \
-                                       const int64_t* first, const int64_t* second, const double* offsets,            \
-                                       const int64_t* slot, int64_t n_pairs, double squared_leeway,                   \
-                                       double squared_cutoff, uint8_t* near, int64_t all_slots, T* vectors) {         \
-        return bond_vectors<T>(positions, before, n_atoms, first, second, offsets, slot, n_pairs, squared_leeway,     \
-                               squared_cutoff, near, all_slots, vectors);                                             \
+    extern "C" int whole_call_##NAME(const Potential* potential, const Neighbours* around, const double* positions,   \
+                                     double squared_leeway, uint8_t* near, double* result) {                          \
+        try {                                                                                                         \
+            return whole_call<T>(*potential, *around, positions, squared_leeway, near, result);                       \
+        } catch (...) {                                                                                               \
+            return FAILED;                                                                                            \
+        }                                                                                                             \
     }                                                                                                                 \
     extern "C" void lengths_##NAME(const T* x, int64_t n_in, const int64_t* order, const int64_t* runs,               \
                                    int64_t n_runs, const T* origins, const T* maps, int64_t n_blocks, T* result) {    \

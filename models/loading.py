@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,8 +18,9 @@ from equipot.errors import InvalidParameterError, InvalidWeightsError
 from equipot.models.allocation import keep_memory
 from equipot.models.kernels import compiled_kernels
 from equipot.models.network import Architecture, Network
-from equipot.models.potential import PassTensors, Potential
+from equipot.models.potential import Potential
 from equipot.models.reliability import ForceUncertainty, TrainingDomain
+from equipot.models.whole_call import WholeCall
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST_NETWORK = 50_000_000  # parameters; a card that asks for more is refused
@@ -60,14 +61,13 @@ def load_potential(
     for row, table in zip(reference_ev, tables, strict=True):
         row[[NUMBERS[symbol] for symbol in table]] = list(table.values())
     network = network.to(torch_device, torch_dtype).eval().requires_grad_(False)
-    compiled = _compiled(network, card, torch_dtype, torch_device) if compile else None
     uncertainty = None
     if card.uncertainty is not None:
         factors = tensors["uncertainty.factors"].to(torch_device, torch.float64)
         uncertainty = ForceUncertainty(factors, card.uncertainty.scales_ev_per_ang)
-    kernels = compiled_kernels() if compiled is not None and torch_device.type == "cpu" else None
+    faster = _compiled(network, card, torch_dtype, torch_device, domain, uncertainty) if compile else {}
     return Potential(
-        card, network, reference_ev, domain, torch_dtype, torch_device, compiled, head, uncertainty, kernels
+        card, network, reference_ev, domain, torch_dtype, torch_device, head=head, uncertainty=uncertainty, **faster
     )
 
 
@@ -106,14 +106,25 @@ def _card_of(model: str | os.PathLike[str]) -> tuple[Path, PotentialCard]:
 
 
 def _compiled(
-    network: Network, card: PotentialCard, dtype: torch.dtype, device: torch.device
-) -> Callable[..., PassTensors] | None:
+    network: Network,
+    card: PotentialCard,
+    dtype: torch.dtype,
+    device: torch.device,
+    domain: TrainingDomain | None,
+    uncertainty: ForceUncertainty | None,
+) -> dict[str, Any]:
+    """What makes a Potential faster, as far as it can be had here."""
     from equipot.models.compiled import compiled_pass  # only who compiles loads the compiler
     from equipot.models.recorded import recorded_pass
 
     if device.type == "cuda":
-        return recorded_pass(network, card.name)
-    return compiled_pass(network, card.name, card.weights_sha256, dtype)
+        return {"compiled": recorded_pass(network, card.name)}
+    compiled = compiled_pass(network, card.name, card.weights_sha256, dtype)
+    kernels = None if compiled is None else compiled_kernels()
+    if compiled is None or kernels is None:
+        return {"compiled": compiled}
+    call = WholeCall(compiled.runner, kernels, dtype, card.cutoff_ang, domain, uncertainty)
+    return {"compiled": compiled, "kernels": kernels, "whole_call": call}
 
 
 def _dtype(dtype: str | None) -> torch.dtype:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from vesin import NeighborList
 
-from equipot.models.graph import AtomGraph, Rows
-from equipot.models.kernels import HELD, MOVED_FAR, Kernels, PairPointers
+from equipot.models.graph import AtomGraph, Layout, Rows
 
 #: rows kept of a system of at most so many pairs: those that come and go at the cutoff do so again and again
 MOST_ROWS, FEW_PAIRS = 8, 2_000
@@ -33,11 +32,16 @@ class Pairs:
 
     def is_of(self, numbers: np.ndarray, cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool]) -> bool:
         """Whether they are those of these atoms in this cell, wherever the atoms are."""
-        return self.pbc == pbc and np.array_equal(self.numbers, numbers) and self.has_cell(cell_ang)
+        same = self._numbers == numbers.tobytes() or np.array_equal(self.numbers, numbers)  # bytes take a tenth
+        return self.pbc == pbc and same and self.has_cell(cell_ang)
 
     def has_cell(self, cell_ang: np.ndarray | None) -> bool:
         """Whether they are those of this cell, which is of no account without periods."""
         return not any(self.pbc) or np.array_equal(self.cell_ang, cell_ang)  # type: ignore[arg-type]
+
+    @cached_property
+    def _numbers(self) -> bytes:
+        return self.numbers.tobytes()
 
     @cached_property
     def slot(self) -> np.ndarray:
@@ -52,20 +56,30 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _NearRows:
-    """The rows of those pairs that are within the cutoff: the same for many steps."""
+class NearRows:
+    """The rows of those pairs that are `near`, within the cutoff: the same for many steps."""
 
+    pairs: Pairs
     near: np.ndarray
     rows: Rows
-    pointers: PairPointers  # of all pairs with their slots, for compiled code
 
     @classmethod
-    def of(cls, pairs: Pairs, near: np.ndarray) -> _NearRows:
+    def of(cls, pairs: Pairs, near: np.ndarray) -> NearRows:
         place = np.cumsum(near) - 1
-        rows = Rows.of(pairs.numbers, pairs.first[near], pairs.second[near], place[pairs.reverse[near]])
-        slot = np.full(len(near), -1)
-        slot[near] = rows.slot
-        return cls(near, rows, PairPointers(pairs.positions_ang, pairs.first, pairs.second, pairs.offsets_ang, slot))
+        return cls(
+            pairs, near, Rows.of(pairs.numbers, pairs.first[near], pairs.second[near], place[pairs.reverse[near]])
+        )
+
+    @property
+    def layout(self) -> Layout:
+        return self.rows.layout
+
+    @cached_property
+    def slot(self) -> np.ndarray:
+        """The slot of every pair in the rows, -1 for one beyond the cutoff."""
+        slot = np.full(len(self.near), -1)
+        slot[self.near] = self.rows.slot
+        return slot
 
 
 class NeighbourSearch:
@@ -73,24 +87,22 @@ class NeighbourSearch:
 
     Pairs within `cutoff_ang + skin_ang` are kept and searched anew (with vesin) once an atom has moved half the skin
     or the cell or the atoms have changed. Before use they are cut down to `cutoff_ang`; since they are sorted, the
-    graph is the one a fresh search would give, bit for bit; with compiled `kernels` too, which find the vectors as
-    long as the last rows hold. Vectors come as `dtype`.
+    graph is the one a fresh search would give, bit for bit. Vectors come as `dtype`.
     """
 
     def __init__(
         self,
         cutoff_ang: float,
         skin_ang: float = 0.5,
-        kernels: Kernels | None = None,
         dtype: type[np.floating[Any]] = np.float64,
     ) -> None:
         self.cutoff_ang = cutoff_ang
         self.skin_ang = skin_ang
-        self._kernels, self._dtype = kernels, np.dtype(dtype)
+        self._dtype = np.dtype(dtype)
         self.n_searches = 0
         self.kept: Pairs | None = None
-        self._rows: _NearRows | None = None  # of the last graph
-        self._rows_before: dict[bytes, _NearRows] = {}  # some of the last graphs of the kept pairs
+        self._rows: NearRows | None = None  # of the last graph
+        self._rows_before: dict[bytes, NearRows] = {}  # some of the last graphs of the kept pairs
 
     def graph(
         self,
@@ -101,8 +113,6 @@ class NeighbourSearch:
     ) -> AtomGraph:
         """The graph at these positions (n_atoms, 3) in Å; atoms may lie outside the cell (3, 3)."""
         positions = np.ascontiguousarray(positions_ang, dtype=np.float64)
-        if self._kernels is not None and (graph := self._by_kernels(numbers, positions, cell_ang, pbc)) is not None:
-            return graph
         pairs = self.pairs(numbers, positions, cell_ang, pbc)
         vectors = positions.take(pairs.second, axis=0)
         vectors -= positions.take(pairs.first, axis=0)
@@ -126,33 +136,21 @@ class NeighbourSearch:
             self._rows_before.clear()
         return self.kept
 
-    def _by_kernels(
-        self,
-        numbers: np.ndarray,
-        positions: np.ndarray,
-        cell_ang: np.ndarray | None,
-        pbc: tuple[bool, bool, bool] | np.ndarray,
-    ) -> AtomGraph | None:
-        """The graph by compiled code, if only atoms have moved, and none of them far."""
-        last, old = self._rows, self.kept
-        if last is None or old is None or not old.is_of(numbers, cell_ang, (pbc[0], pbc[1], pbc[2])):
+    def last_rows(
+        self, numbers: np.ndarray, cell_ang: np.ndarray | None, pbc: tuple[bool, bool, bool] | np.ndarray
+    ) -> NearRows | None:
+        """The rows of the last graph, if it was one of these atoms in this cell."""
+        last = self._rows
+        if last is None or not last.pairs.is_of(numbers, cell_ang, (bool(pbc[0]), bool(pbc[1]), bool(pbc[2]))):
             return None
-        near = np.empty(len(old.first), dtype=np.bool_)
-        said, vectors = self._bond_vectors(positions, last, near)
-        if said == MOVED_FAR:
-            return None
-        if said != HELD:
-            last = self._rows_of(old, near)
-            _, vectors = self._bond_vectors(positions, last, near)
-        return AtomGraph(last.rows.layout, vectors.transpose(1, 2, 0))
+        return last
 
-    def _bond_vectors(self, positions: np.ndarray, rows: _NearRows, near: np.ndarray) -> tuple[int, np.ndarray]:
-        assert self._kernels is not None
-        vectors = np.zeros((3, *rows.rows.layout.mask.shape), dtype=self._dtype)  # as the compiled pass reads them
-        leeway, square = self.squared_leeway, self.cutoff_ang**2
-        return self._kernels.bond_vectors(positions, rows.pointers, leeway, square, near, vectors), vectors
+    def rows_where(self, near: np.ndarray) -> NearRows:
+        """The rows if these of the kept pairs are within the cutoff; they are the last ones from now on."""
+        assert self.kept is not None
+        return self._rows_of(self.kept, near)
 
-    def _rows_of(self, pairs: Pairs, near: np.ndarray) -> _NearRows:
+    def _rows_of(self, pairs: Pairs, near: np.ndarray) -> NearRows:
         """The rows of these pairs, those of the last graph or one before it if they are the same."""
         last = self._rows
         if last is not None and np.array_equal(last.near, near):
@@ -160,7 +158,7 @@ class NeighbourSearch:
         key = near.tobytes()
         last = self._rows_before.get(key)
         if last is None:
-            last = _NearRows.of(pairs, near)
+            last = NearRows.of(pairs, near)
             if len(near) <= FEW_PAIRS:
                 if len(self._rows_before) == MOST_ROWS:
                     del self._rows_before[next(iter(self._rows_before))]

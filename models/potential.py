@@ -13,10 +13,11 @@ from equipot.cards import PotentialCard
 from equipot.elements import NUMBERS
 from equipot.models.graph import AtomGraph, Layout
 from equipot.models.kernels import Kernels
-from equipot.models.neighbours import NeighbourSearch
+from equipot.models.neighbours import NearRows, NeighbourSearch
 from equipot.models.network import Architecture, Network, reversed_bonds
 from equipot.models.reliability import ByElement, ForceUncertainty, TrainingDomain
 from equipot.models.shared_graph import PlacedGraph
+from equipot.models.whole_call import CROSSED, Around, WholeCall
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -73,7 +74,12 @@ def graph_tensors(
     nothing = np.zeros(graph.n_systems, dtype=np.int64)
     head = nothing if graph.head is None else graph.head
     charge = charge_indices(nothing if graph.charge is None else graph.charge, architecture.charges)
-    return (*tensors, torch.as_tensor(np.stack([head, charge], axis=1)[graph.system_idx], device=device))
+    return (*tensors, conditions(head, charge, graph.system_idx).to(device))
+
+
+def conditions(head: np.ndarray, charge_index: np.ndarray, system_idx: np.ndarray) -> torch.Tensor:
+    """What a conditioned network is told of every atom, (n_atoms, 2), from level and charge of the systems."""
+    return torch.as_tensor(np.stack([head, charge_index], axis=1)[system_idx])
 
 
 def _layout_tensors(layout: Layout, device: torch.device) -> GraphTensors:
@@ -156,6 +162,7 @@ class Potential:
         head: int = 0,
         uncertainty: ForceUncertainty | None = None,
         kernels: Kernels | None = None,
+        whole_call: WholeCall | None = None,
     ) -> None:
         self.card = card
         self.network = network
@@ -169,6 +176,7 @@ class Potential:
         self._run = partial(eager_pass, network) if compiled is None else compiled
         self._species = network.species_of_number.cpu().numpy()
         self._kernels = kernels  # for what a call computes beside the pass
+        self._whole_call = whole_call
         self._sorted: dict[tuple[str, bytes], ByElement] = {}
 
     @property
@@ -207,7 +215,7 @@ class Potential:
     def neighbour_search(self, skin_ang: float = 0.5) -> NeighbourSearch:
         """Neighbour lists of one system as it moves, for this potential."""
         dtype = np.float32 if self.torch_dtype is torch.float32 else np.float64
-        return NeighbourSearch(self.cutoff_ang, skin_ang, self._kernels, dtype)
+        return NeighbourSearch(self.cutoff_ang, skin_ang, dtype)
 
     def evaluate(self, graph: AtomGraph) -> Prediction:
         """Energy, forces and virial of one system."""
@@ -223,6 +231,56 @@ class Potential:
             uncertainties_ev_per_ang=atoms.uncertainties_ev_per_ang,
         )
 
+    def evaluate_moved(
+        self,
+        search: NeighbourSearch,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+        charge_e: float = 0.0,
+    ) -> Prediction | None:
+        """`evaluate` of a system whose atoms have moved a little since the search made its last graph, bit by bit, and
+        faster. None where the potential is not compiled, or neighbours must be searched anew: then evaluate a graph.
+        """
+        call, rows = self._whole_call, search.last_rows(numbers, cell_ang, pbc)
+        if call is None or rows is None or (around := self._around(rows, charge_e)) is None:
+            return None
+        positions = np.ascontiguousarray(positions_ang, dtype=np.float64)
+        near = np.empty(len(rows.near), dtype=np.bool_)
+        said, found = call(around, positions, search.squared_leeway, near)
+        if said == CROSSED and (around := self._around(search.rows_where(near), charge_e)) is not None:
+            _, found = call(around, positions, search.squared_leeway, near)
+        if found is None:
+            return None
+        energies = found.energies_ev + around.reference_ev
+        return Prediction(
+            energy_ev=float(energies.sum()),
+            energies_ev=energies,
+            forces_ev_per_ang=found.forces_ev_per_ang,
+            virial_ev=0.5 * (found.virial_ev + found.virial_ev.T),
+            domain_distance=None if self.domain is None else self.domain.distance_of(found.domain_length),
+            uncertainties_ev_per_ang=None
+            if self.uncertainty is None
+            else self.uncertainty.errors_ev_per_ang(found.spreads),
+        )
+
+    def _around(self, rows: NearRows, charge_e: float) -> Around | None:
+        """Kept with the rows; None for a lone atom or a lone bond, which compiled code does not take."""
+        n_atoms, n_slots = rows.layout.mask.shape
+        if n_atoms < 2 or n_slots < 2:
+            return None
+        return rows.layout.once(("around", charge_e), lambda: self._make_around(rows, charge_e))
+
+    def _make_around(self, rows: NearRows, charge_e: float) -> Around:
+        layout, architecture = rows.layout, self.network.architecture
+        tensors = layout.once("tensors", lambda: _layout_tensors(layout, self.torch_device))
+        if architecture.is_conditioned:
+            charge = charge_indices(np.array([round(charge_e)]), architecture.charges)
+            tensors = (*tensors, conditions(np.array([self.head]), charge, layout.system_idx))
+        reference_ev = self.reference_ev[self.head, layout.numbers]
+        return Around.of(rows, tensors, self._by_element(layout.numbers), reference_ev)
+
     def evaluate_many(self, graph: AtomGraph | PlacedGraph) -> list[Prediction]:
         """One prediction for each of the systems side by side in `graph` (`batch_graphs`, `SharedGraph`), in one pass.
 
@@ -236,8 +294,8 @@ class Potential:
         if architecture.is_conditioned:
             charge = charge_indices(graph.charge, architecture.charges)
             sizes = np.diff([*graph.starts, len(graph.atomic_numbers)])
-            conditions = np.stack([np.full_like(charge, self.head), charge], axis=1)
-            tensors = (*tensors, torch.as_tensor(np.repeat(conditions, sizes, axis=0), device=self.torch_device))
+            system_idx = np.repeat(np.arange(len(sizes)), sizes)
+            tensors = (*tensors, conditions(np.full_like(charge, self.head), charge, system_idx).to(self.torch_device))
         return _each(self._compute(tensors, graph.atomic_numbers, self.head), graph.starts)
 
     def _compute_laid_out(self, graph: AtomGraph) -> AtomicQuantities:
@@ -270,7 +328,7 @@ class Potential:
         if self.uncertainty is not None:
             a = self.network.architecture
             features = descriptors[:, : a.n_layers * a.n_channels]
-            errors = self.uncertainty.errors_ev_per_ang(features, elements).cpu().numpy()
+            errors = self.uncertainty.errors_ev_per_ang(self.uncertainty.spreads(features, elements).cpu().numpy())
         return AtomicQuantities(
             energies.cpu().numpy() + self.reference_ev[head, numbers],
             forces.cpu().numpy().astype(np.float64),

@@ -81,6 +81,15 @@ class TrainingDomain:
         """Distance of every atom, (n_atoms,)."""
         return elements.lengths(descriptors.float(), self._means, self._maps) * self._scale
 
+    @property
+    def origins_and_maps(self) -> tuple[torch.Tensor, Maps]:
+        """By which `ByElement.lengths` finds the length behind a distance."""
+        return self._means, self._maps
+
+    def distance_of(self, length: float) -> float:
+        """The distance behind such a length, in single precision as `distances` are."""
+        return float(np.float32(length) * np.float32(self._scale))
+
 
 class ForceUncertainty:
     """Expected error of the force on each atom: how poorly training determines what its readout says (last layer).
@@ -93,14 +102,14 @@ class ForceUncertainty:
     def __init__(self, factors: torch.Tensor, scales: Sequence[float]) -> None:
         self.factors = factors  # (n_elements, n_features + 1, n_features + 1), float64
         self.scales = tuple(scales)  # exp(a) and b of error = exp(a) s^b, and the smallest error
-        self._maps = Maps(factors.transpose(1, 2))
+        self.maps = Maps(factors.transpose(1, 2))
 
     def spreads(self, features: torch.Tensor, elements: ByElement) -> torch.Tensor:
         """(n_atoms,) the uncalibrated spread, of features (n_atoms, n_features)."""
         phi = torch.nn.functional.pad(features.double(), (0, 1), value=1.0)
-        return elements.lengths(phi, None, self._maps)
+        return elements.lengths(phi, None, self.maps)
 
-    def errors_ev_per_ang(self, features: torch.Tensor, elements: ByElement) -> torch.Tensor:
-        """(n_atoms,) the expected length of the error of the force."""
+    def errors_ev_per_ang(self, spreads: np.ndarray) -> np.ndarray:
+        """(n_atoms,) the expected length of the error of the force, from the spreads."""
         factor, power, least = self.scales
-        return (factor * self.spreads(features, elements) ** power).clamp(min=least)
+        return np.maximum(factor * spreads**power, least)

@@ -27,16 +27,16 @@ class UnlockedRunner:
     def __init__(self, package: Path, n_runners: int) -> None:
         """Raises OSError, ValueError or RuntimeError if the package holds no library that can be called this way."""
         self._package = package
-        self._library = _library_of(package)
+        self.library = _library_of(package)
         container = _POINTER()
-        create = self._library.AOTInductorModelContainerCreateWithDevice
+        create = self.library.AOTInductorModelContainerCreateWithDevice
         _check(create(ctypes.byref(container), _SIZE(n_runners), b"cpu", None))
-        self._container = container
+        self.container = container
         n_inputs, n_outputs = _SIZE(), _SIZE()
-        _check(self._library.AOTInductorModelContainerGetNumInputs(container, ctypes.byref(n_inputs)))
-        _check(self._library.AOTInductorModelContainerGetNumOutputs(container, ctypes.byref(n_outputs)))
+        _check(self.library.AOTInductorModelContainerGetNumInputs(container, ctypes.byref(n_inputs)))
+        _check(self.library.AOTInductorModelContainerGetNumOutputs(container, ctypes.byref(n_outputs)))
         self._n_inputs, self._n_outputs = n_inputs.value, n_outputs.value
-        self._run = self._library.AOTInductorModelContainerRun
+        self._run = self.library.AOTInductorModelContainerRun
         self._run.argtypes = [_POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]
 
     def boxed_run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -46,7 +46,7 @@ class UnlockedRunner:
         handles = _aoti.unsafe_alloc_void_ptrs_from_tensors(list(inputs))  # the code below frees them
         given = (_POINTER * len(handles))(*[_pointer(handle, None) for handle in handles])
         made = (_POINTER * self._n_outputs)()
-        if self._run(self._container, given, len(handles), made, self._n_outputs, None, None) != 0:
+        if self._run(self.container, given, len(handles), made, self._n_outputs, None, None) != 0:
             outputs = self._loader.boxed_run(list(inputs))  # which says what is wrong
         else:
             outputs = _aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule(each, None, None) for each in made])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from equipot.simulation.admission import (
     is_out_of_memory,
 )
 from equipot.simulation.providers import Evaluation, System, as_equipot_error, installed_version, numpy_pins
-from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Batch, Threads, torch_threads
+from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Line, Threads, torch_threads
 
 if TYPE_CHECKING:
     from equipot.models.graph import AtomGraph
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
     from equipot.models.shared_graph import SharedGraph
 
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
-MOST_PARTS = 8  # of a step that is taken part by part
-SYSTEMS_PER_PART = 2  # at least, for each thread
-
-
-@dataclass(frozen=True)
-class EachAlone:
-    """Evaluations on their way, each by its own call: see Pending."""
-
-    finish: Callable[[], list[Evaluation]]
-    abandon: Callable[[], None]
 
 
 class NativeProvider:
@@ -109,34 +98,24 @@ class NativeProvider:
         return self._admission.n_failures
 
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
-        if not self._shared:
-            return self.begin(systems).finish()
-        self._make_searches(systems)
-        return self._evaluate_shared(systems)
+        return self._evaluate_shared(systems) if self._shared else self._evaluate_each(systems)
 
-    def n_parts(self, sizes: Sequence[int]) -> int:
-        """As many as leave each thread something to do in every part, unless a system wants all threads or memory."""
-        if self._shared or self._n_at_once == 1 or max(sizes) > MOST_ATOMS_UNWATCHED:
-            return 1
-        return max(1, min(MOST_PARTS, len(sizes) // (SYSTEMS_PER_PART * self._n_at_once)))
-
-    def begin(self, systems: Sequence[System]) -> EachAlone:
-        """Begin to evaluate systems, each by its own call: small ones side by side on the threads."""
-        self._make_searches(systems)
-        small = [i for i, system in enumerate(systems) if not self._needs_room(system)]
-        small.sort(key=lambda i: -len(systems[i].numbers))  # or a thread may begin a long one when the others are done
-        spread = self._threads.begin(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
-        return EachAlone(partial(self._finish_each, systems, small, spread), spread.abandon)
+    def line(self, sizes: Sequence[int]) -> AbstractContextManager[Line[System, Evaluation]] | None:
+        """Small systems side by side; None if there is one thread, or a system wants all threads or memory."""
+        if self._shared or self._n_at_once == 1 or len(sizes) < 2 or max(sizes) > MOST_ATOMS_UNWATCHED:
+            return None
+        return self._threads.line(self._evaluate_one, self._n_at_once)
 
     def forget(self, key: Hashable) -> None:
         self._searches.pop(key, None)
         self._loads.pop(key, None)
 
-    def _finish_each(
-        self, systems: Sequence[System], small: Sequence[int], spread: Batch[System, Evaluation]
-    ) -> list[Evaluation]:
-        """The small ones were spread; what may need all memory, or gains by all threads, comes by itself."""
-        evaluations = dict(zip(small, spread.finish(), strict=True))
+    def _evaluate_each(self, systems: Sequence[System]) -> list[Evaluation]:
+        """Small ones spread over the threads; what may need all memory, or gains by all threads, comes by itself."""
+        small = [i for i, system in enumerate(systems) if not self._needs_room(system)]
+        small.sort(key=lambda i: -len(systems[i].numbers))  # or a thread may begin a long one when the others are done
+        found = self._threads.map(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
+        evaluations = dict(zip(small, found, strict=True))
         for place, system in enumerate(systems):
             needs = place not in evaluations
             again = not needs and len(small) > 1 and isinstance(evaluations[place].error, OutOfMemoryError)
@@ -145,10 +124,12 @@ class NativeProvider:
                     evaluations[place] = self._evaluate_one(system, measured=True)
         return [evaluations[place] for place in range(len(systems))]
 
-    def _make_searches(self, systems: Sequence[System]) -> None:
-        for system in systems:
-            if system.key not in self._searches:
-                self._searches[system.key] = self._potential.neighbour_search()
+    def _search_of(self, system: System) -> NeighbourSearch:
+        """Asked for by several threads, each for systems of its own."""
+        search = self._searches.get(system.key)
+        if search is None:
+            search = self._searches[system.key] = self._potential.neighbour_search()
+        return search
 
     def _needs_room(self, system: System) -> bool:
         if len(system.numbers) <= MOST_ATOMS_UNWATCHED:
@@ -157,22 +138,29 @@ class NativeProvider:
         return _is_large(system) or load is None or not self._admission.fits(load, self._n_at_once)
 
     def _evaluate_one(self, system: System, measured: bool = False) -> Evaluation:
+        """Alone. Memory is looked at when neighbours are searched anew: while atoms keep theirs it is the same."""
+        search, where = self._search_of(system), (system.numbers, system.positions_ang, system.cell_ang, system.pbc)
         try:
-            graph = self._graph(system)
-            load = Load(graph.n_atoms, graph.neighbours.size)
-            if len(system.numbers) > MOST_ATOMS_UNWATCHED:
-                self._loads[system.key] = load
-            if not self._on_gpu:
-                self._refuse_too_large(load, system)
-            if measured and load.n_slots > 1.2 * self._admission.largest_slots:
-                with self._memory.measured() as peak:
-                    prediction = self._potential.evaluate(graph)
-                self._admission.learn(load, peak.n_bytes)
-            else:
-                prediction = self._potential.evaluate(graph)
+            prediction = self._potential.evaluate_moved(search, *where, system.charge_e)
+            if prediction is None:
+                graph = search.graph(*where).with_charge(system.charge_e)
+                prediction = self._evaluate_graph(graph, system, measured)
         except Exception as error:
             return Evaluation.failed(self._as_equipot_error(error, system), len(system.numbers))
         return self._evaluation(system, prediction)
+
+    def _evaluate_graph(self, graph: AtomGraph, system: System, measured: bool) -> Prediction:
+        load = Load(graph.n_atoms, graph.neighbours.size)
+        if len(system.numbers) > MOST_ATOMS_UNWATCHED:
+            self._loads[system.key] = load
+        if not self._on_gpu:
+            self._refuse_too_large(load, system)
+        if not measured or load.n_slots <= 1.2 * self._admission.largest_slots:
+            return self._potential.evaluate(graph)
+        with self._memory.measured() as peak:
+            prediction = self._potential.evaluate(graph)
+        self._admission.learn(load, peak.n_bytes)
+        return prediction
 
     def _refuse_too_large(self, load: Load, system: System) -> None:
         """Where too much memory ends the process instead of raising: try a part first, and believe what it says."""
@@ -230,7 +218,7 @@ class NativeProvider:
         """The pairs of every system, or what went wrong; who has moved too far is found for all at once."""
         from equipot.models.neighbours import squared_moves
 
-        searches = [self._searches[system.key] for system in systems]
+        searches = [self._search_of(system) for system in systems]
         kept = [
             i
             for i, (search, system) in enumerate(zip(searches, systems, strict=True))
@@ -252,7 +240,7 @@ class NativeProvider:
 
     def _searched(self, system: System) -> Pairs | Exception:
         try:
-            return self._searches[system.key].pairs(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+            return self._search_of(system).pairs(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
         except Exception as error:
             return error
 
@@ -284,11 +272,6 @@ class NativeProvider:
             self._memory.release()
             self._admission.failed(load)
         return failure
-
-    def _graph(self, system: System) -> AtomGraph:
-        search = self._searches[system.key]
-        graph = search.graph(system.numbers, system.positions_ang, system.cell_ang, system.pbc)
-        return replace(graph, charge=np.array([round(system.charge_e)])) if system.charge_e else graph
 
     def _evaluation(self, system: System, prediction: Prediction) -> Evaluation:
         stress = None

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from equipot.calculator.ase import EquipotCalculator
 from equipot.calculator.convert import to_atoms
@@ -23,9 +25,11 @@ from equipot.models import code_cache, compiled
 from equipot.models.code_cache import code_key
 from equipot.models.compiled import CompilationWarning, CompiledPass, compiled_pass, largest_deviation
 from equipot.models.loading import load_potential
-from equipot.models.potential import Potential
+from equipot.models.neighbours import NearRows, NeighbourSearch
+from equipot.models.potential import Potential, Prediction
+from equipot.models.whole_call import Around
 from equipot.structure import Structure
-from tests.models.conftest import ethanol, graph_of, slab, triclinic_crystal
+from tests.models.conftest import ALL_KINDS, ethanol, graph_of, slab, triclinic_crystal
 
 EAGER_EV_PER_ANG = 1e-9  # the promise for float64, relative to max(1, largest)
 
@@ -111,6 +115,123 @@ def test_what_ran_before_leaves_no_trace_in_the_bits(fast: Potential) -> None:
         assert again.energy_ev == alone[index].energy_ev
         assert np.array_equal(again.forces_ev_per_ang, alone[index].forces_ev_per_ang)
         assert np.array_equal(again.virial_ev, alone[index].virial_ev)
+
+
+def by_search(potential: Potential, search: NeighbourSearch, structure: Structure, charge_e: float = 0.0) -> Prediction:
+    """As a calculator has it: by the neighbours that are there, else by new ones."""
+    where = (structure.numbers, structure.positions_ang, structure.cell_ang, structure.pbc)
+    found = potential.evaluate_moved(search, *where, charge_e)
+    return found or potential.evaluate(search.graph(*where).with_charge(charge_e))
+
+
+def assert_same_bits(a: Prediction, b: Prediction) -> None:
+    for name in (field.name for field in fields(Prediction)):
+        one, other = getattr(a, name), getattr(b, name)
+        assert (one is None) == (other is None), name
+        assert np.array_equal(one, other), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(ALL_KINDS), st.lists(st.floats(0.0, 0.3), min_size=2, max_size=8), st.integers(0, 2**31))
+def test_wherever_atoms_go_a_whole_call_gives_the_bits_of_a_fresh_graph(
+    fast: Potential, make: Callable[[], Structure], moves_ang: list[float], seed: int
+) -> None:
+    rng, structure = np.random.default_rng(seed), make()
+    search = fast.neighbour_search(skin_ang=0.6)
+    for move in moves_ang:
+        structure = structure.moved_to(structure.positions_ang + move * rng.uniform(-1, 1, (structure.n_atoms, 3)))
+        assert_same_bits(by_search(fast, search, structure), fast.evaluate(graph_of(structure, fast.cutoff_ang)))
+
+
+def test_a_whole_call_is_made_while_atoms_keep_their_neighbours_and_no_other(fast: Potential, tiny: Potential) -> None:
+    structure, search = ethanol(0), fast.neighbour_search()
+
+    def call(given: Structure) -> Prediction | None:
+        return fast.evaluate_moved(search, given.numbers, given.positions_ang, given.cell_ang, given.pbc)
+
+    assert call(structure) is None
+    by_search(fast, search, structure)
+    assert call(structure) is not None
+    assert call(structure.moved_to(structure.positions_ang + 0.01)) is not None
+    assert call(structure.moved_to(structure.positions_ang + 0.2)) is None  # beyond half the skin
+    crystal = triclinic_crystal()
+    assert crystal.cell_ang is not None
+    for other in (
+        crystal,
+        crystal.moved_to(crystal.positions_ang, cell_ang=1.01 * crystal.cell_ang),
+        replace(crystal, pbc=(True, True, False)),
+        replace(structure, numbers=structure.numbers[::-1].copy()),
+    ):
+        assert call(other) is None
+        by_search(fast, search, other)
+        assert call(other) is not None
+    lone = lone_atom()
+    by_search(fast, search, lone)
+    assert call(lone) is None
+    eager = tiny.neighbour_search()
+    by_search(tiny, eager, structure)
+    assert tiny.evaluate_moved(eager, structure.numbers, structure.positions_ang, None, structure.pbc) is None
+
+
+def test_rows_of_pairs_that_come_and_go_are_found_again(fast: Potential) -> None:
+    far = fast.cutoff_ang - 0.05
+    structure = Structure(np.array([6, 6, 8]), np.array([[0.0, 0, 0], [far, 0, 0], [0, 1.2, 0]]))
+    apart = structure.positions_ang.copy()
+    apart[1, 0] += 0.1
+    search, layouts = fast.neighbour_search(), []
+    for each in (structure, structure.moved_to(apart), structure, structure.moved_to(apart)):
+        by_search(fast, search, each)
+        last = search.last_rows(each.numbers, None, each.pbc)
+        assert last is not None
+        layouts.append(last.layout)
+    assert search.n_searches == 1
+    assert layouts[0] is layouts[2]
+    assert layouts[1] is layouts[3]
+    assert layouts[0] is not layouts[1]
+
+
+def test_a_pass_that_fails_in_a_whole_call_is_made_by_torch(fast: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+    structure, search = ethanol(0), fast.neighbour_search()
+    expected = by_search(fast, search, structure)
+    made = fast._make_around
+
+    def with_a_condition(rows: NearRows, charge_e: float) -> Around:
+        """One input more than the compiled code takes."""
+        around = made(rows, charge_e)
+        around.kept[0].condition = around.kept[0].numbers
+        return around
+
+    monkeypatch.setattr(fast, "_make_around", with_a_condition)
+    where = (structure.numbers, structure.positions_ang, structure.cell_ang, structure.pbc)
+    other = fast.neighbour_search()
+    by_search(fast, other, structure)
+    assert fast.evaluate_moved(other, *where) is None
+    assert_same_bits(by_search(fast, other, structure), expected)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("model", "dtype", "charge_e"),
+    [("organic", "float32", 0), ("organic-2", "float64", 1), ("organic-2", "float32", 0)],
+)
+def test_a_whole_call_has_the_same_bits_in_either_precision_and_with_a_charge(
+    compiler: None, model: str, dtype: str, charge_e: float
+) -> None:
+    potential = load_potential(model, device="cpu", dtype=dtype, compile=True)
+    rng, structure, search = np.random.default_rng(0), ethanol(0), potential.neighbour_search()
+    n_whole = 0
+    for _ in range(50):
+        moved = structure.moved_to(structure.positions_ang + rng.normal(scale=0.05, size=(structure.n_atoms, 3)))
+        where = (moved.numbers, moved.positions_ang, moved.cell_ang, moved.pbc)
+        whole = potential.evaluate_moved(search, *where, charge_e)
+        expected = potential.evaluate(potential.neighbour_search().graph(*where).with_charge(charge_e))
+        if whole is None:
+            search.graph(*where)
+        else:
+            assert_same_bits(whole, expected)
+            n_whole += 1
+    assert n_whole > 20
 
 
 def test_without_a_compiler_the_potential_runs_eagerly_and_says_so(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipot.models.graph import AtomGraph, batch_graphs
-from equipot.models.neighbours import NeighbourSearch
+from equipot.models.neighbours import MOST_ROWS, NeighbourSearch
 from equipot.structure import Structure
 from tests.models.conftest import ALL_KINDS, ethanol, slab, triclinic_crystal
 
@@ -125,3 +125,12 @@ def test_graphs_side_by_side_keep_their_bonds() -> None:
         start += graph.n_atoms
     vectors = batch.vectors_ang.reshape(-1, 3)
     assert np.array_equal(vectors[batch.reverse][batch.mask.ravel()], -vectors[batch.mask.ravel()])
+
+
+def test_a_few_rows_are_kept_and_no_more() -> None:
+    rng, structure = np.random.default_rng(0), ethanol(0)
+    search = NeighbourSearch(3.0, skin_ang=2.0)
+    for _ in range(200):
+        of(search, structure.moved_to(structure.positions_ang + rng.normal(scale=0.1, size=(structure.n_atoms, 3))))
+    assert search.n_searches == 1
+    assert len(search._rows_before) == MOST_ROWS
