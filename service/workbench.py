@@ -25,6 +25,7 @@ from equipot.service.settings import Settings
 from equipot.service.states import UNUSABLE_OUTCOMES, ShardState
 from equipot.service.store import JobStore
 from equipot.simulation.checkpoint import NEWEST, read_header
+from equipot.simulation.disk import LASTING
 from equipot.simulation.run import Run
 from equipot.simulation.together import advance_together
 from equipot.simulation.trajectory import REQUEST
@@ -92,6 +93,7 @@ class ShardAtWork:
             provider=provider,
             attempt=claim.attempt,
             system_offset=claim.system_offset,
+            disk=LASTING,
             **callbacks,
         )
 

@@ -19,6 +19,7 @@ from equipot.calculator.convert import from_atoms
 from equipot.calculator.known import KnownModel, find_known
 from equipot.errors import EquipotError, InvalidParameterError, NotResumableError, error_from_problem
 from equipot.params import AnyParams, JobKind, parse_params
+from equipot.simulation.disk import LASTING, PASSING
 from equipot.simulation.native import NativeProvider
 from equipot.simulation.progress import Progress
 from equipot.simulation.providers import AseProvider, ForceProvider
@@ -252,7 +253,15 @@ def _run(
             _refuse_other_request(RunRequest.read(directory), kind, read, checked, provider)
             run = Run.resume(directory, provider, **callbacks)
         else:
-            run = Run.start(directory, kind=kind, structures=read, params=checked, provider=provider, **callbacks)
+            run = Run.start(
+                directory,
+                kind=kind,
+                structures=read,
+                params=checked,
+                provider=provider,
+                disk=PASSING if folder is None else LASTING,
+                **callbacks,
+            )
         records = _to_the_end(run, keep)
     if alone and records[0]["outcome"] == Outcome.REJECTED:
         raise error_from_problem(records[0]["reason"])

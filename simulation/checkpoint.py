@@ -12,13 +12,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from equipot.errors import NotResumableError
+from equipot.simulation.disk import LASTING
 
 T = TypeVar("T")
 
@@ -37,11 +37,10 @@ def save_checkpoint(directory: Path, header: Mapping[str, Any], tensors: Mapping
     temporary = directory / f".{NEWEST}.tmp"
     with temporary.open("wb") as file:
         np.savez(file, header=np.frombuffer(text.encode(), dtype=np.uint8), values=values)
-        file.flush()
-        os.fsync(file.fileno())
+        LASTING.sync(file)
     _keep_previous(directory)
     temporary.replace(directory / NEWEST)
-    sync_directory(directory)
+    LASTING.sync_folder(directory)
 
 
 def load_checkpoint(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -55,16 +54,6 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarr
 def read_header(directory: Path) -> dict[str, Any] | None:
     """The header of the newest readable checkpoint, None if there is none (yet)."""
     return _newest_readable(directory, lambda path: _load(path)[0])
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory last."""
-    with suppress(OSError):  # some file systems cannot
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _keep_previous(directory: Path) -> None:

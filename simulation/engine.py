@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, pairwise
+from itertools import count
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from equipot.errors import DivergedError, EquipotError, NonFiniteError
 from equipot.params import Guards
 from equipot.simulation.guards import SMALLEST, Crossing, Watchman
 from equipot.simulation.motions.base import Motion, State
-from equipot.simulation.providers import Evaluation, ForceProvider, Pending, System, WorksAhead
+from equipot.simulation.providers import Evaluation, EvaluationLine, ForceProvider, System, TakesOneByOne, below
 from equipot.simulation.verdicts import GuardReport, Outcome, Verdict
 from equipot.structure import Structure
 
@@ -115,30 +114,47 @@ class Engine:
         views = self.begin_step(most_atoms)
         return self.end_step(self._provider.evaluate(views) if views else [])
 
-    def step_in_parts(self, most_atoms: int | None = None) -> Generator[list[StepEvent]]:
-        """`step`, part by part of the systems if the provider computes ahead: what became of one part is told while
-        the next are being computed. An exception leaves the parts that were not told where they were.
+    def advance(
+        self, goes_on: Callable[[], bool], n_steps: int | None = None, most_atoms: int | None = None
+    ) -> Generator[list[StepEvent]]:
+        """Steps of every system, `n_steps` of each or until it ends; tells what became of some of them at a time.
+
+        After the first of them, nobody begins a step once `goes_on` says no. Systems take turns in a fixed order, one
+        by one if the provider computes ahead, else together as `begin_step` has it. An exception leaves all that was
+        not told where it was.
         """
-        chosen = self._next_in_line(most_atoms)
-        parts = in_parts(chosen, self._provider)
-        if len(parts) == 1:
-            yield self.step(most_atoms)
+        sizes = [system.structure.n_atoms for system in self._systems.values()]
+        line = self._provider.line(sizes) if sizes and isinstance(self._provider, TakesOneByOne) else None
+        if line is not None:
+            with line as open_line:
+                yield from self._one_by_one(open_line, goes_on, n_steps)
             return
-        assert isinstance(self._provider, WorksAhead)
-        on_the_way: deque[tuple[_Begun, Pending]] = deque()
-        try:
-            for part in parts:
-                begun = self._begin(part)
-                on_the_way.append((begun, self._provider.begin(list(begun.views.values()))))
-            while on_the_way:
-                begun, pending = on_the_way[0]
-                found = pending.finish()
-                on_the_way.popleft()
-                yield self._end(begun, found)
-        finally:
-            with ExitStack() as all_of_them:
-                for _, pending in on_the_way:
-                    all_of_them.callback(pending.abandon)
+        n_taken = 0
+        while self._systems and (n_taken == 0 or goes_on()) and (n_steps is None or n_taken < n_steps):
+            yield self.step(most_atoms)
+            n_taken += 1
+
+    def _one_by_one(
+        self, line: EvaluationLine, goes_on: Callable[[], bool], n_steps: int | None
+    ) -> Generator[list[StepEvent]]:
+        waiting = deque(self._systems)
+        n_begun = dict.fromkeys(self._systems, 0)
+        on_the_way: deque[tuple[int, _Begun]] = deque()
+        is_first = True
+        while waiting or on_the_way:
+            while waiting and len(on_the_way) < line.n_ahead and (is_first or goes_on()):
+                idx, is_first = waiting.popleft(), False
+                begun = self._begin({idx: self._systems[idx]})
+                for view in begun.views.values():
+                    line.put(view)
+                n_begun[idx] += 1
+                on_the_way.append((idx, begun))
+            if not on_the_way:
+                return
+            idx, begun = on_the_way.popleft()
+            yield self._end(begun, [line.take() for _ in begun.views])
+            if idx in self._systems and (n_steps is None or n_begun[idx] < n_steps):
+                waiting.append(idx)
 
     def begin_step(self, most_atoms: int | None = None) -> list[System]:
         """The first half of a step: where systems go next, which is to be evaluated. Nothing has moved yet.
@@ -167,11 +183,12 @@ class Engine:
                 _judged(self._systems[idx], state, evaluations.get(idx), self._watchmen[idx])
                 for idx, state in begun.moved.items()
             ]
-        waiting = {idx: system for idx, system in self._systems.items() if idx not in begun.moved}
-        self._systems = waiting | {event.system.idx: event.system for event in events if event.verdict is None}
-        for event in events:
-            if event.verdict is not None:
-                self._let_go(event.system.idx)
+        for event in events:  # who moved goes to the end of the line
+            system = self._systems.pop(event.system.idx)
+            if event.verdict is None:
+                self._systems[system.idx] = event.system
+            else:
+                self._let_go(system.idx)
         return events
 
     def _next_in_line(self, most_atoms: int | None) -> dict[int, Moving]:
@@ -198,16 +215,6 @@ class Engine:
         self._provider.forget(self._key(idx))
 
 
-def in_parts(systems: Mapping[int, Moving], provider: ForceProvider) -> list[dict[int, Moving]]:
-    """The systems in as many parts, in their order, as the provider likes to be given one after the other."""
-    n_parts = 1
-    if len(systems) > 1 and isinstance(provider, WorksAhead):
-        n_parts = provider.n_parts([system.structure.n_atoms for system in systems.values()])
-    items = list(systems.items())
-    bounds = [len(items) * k // n_parts for k in range(n_parts + 1)]
-    return [dict(items[start:end]) for start, end in pairwise(bounds)]
-
-
 def _moved(system: Moving) -> State | EquipotError:
     """The next state, not evaluated yet, or why there is none."""
     try:
@@ -232,7 +239,7 @@ def _judged(
         state = moved.evaluated(evaluation)
         if system.state.evaluation is not None:
             state = system.motion.settle(state)
-        if not _below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS):
+        if not below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS):
             return StepEvent(system, verdict=_failure(_left_space(state), state.step))
         watch, warnings, stopping = _watched(system, state, watchman)
         verdict = system.motion.verdict(state) if stopping is None else _guard_verdict(stopping)
@@ -244,15 +251,10 @@ def _judged(
 
 def _in_bounds(state: State) -> bool:
     return (
-        _below(state.positions_ang, LARGEST_COORDINATE_ANG)
-        and _below(state.cell_ang, LARGEST_COORDINATE_ANG)
-        and _below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS)
+        below(state.positions_ang, LARGEST_COORDINATE_ANG)
+        and below(state.cell_ang, LARGEST_COORDINATE_ANG)
+        and below(state.velocities_ang_per_fs, LARGEST_SPEED_ANG_PER_FS)
     )
-
-
-def _below(array: np.ndarray | None, limit: float) -> bool:
-    """Whether every number is smaller; False for NaN too."""
-    return array is None or bool(np.abs(array).max(initial=0.0) < limit)
 
 
 def _step_problem(error: Exception, step: int) -> EquipotError:
@@ -294,8 +296,8 @@ def _watched(system: Moving, state: State, watchman: Watchman) -> tuple[Watch, l
     """The watch after this state, warnings that are new, and the guard that stops the system."""
     watch = system.watch
     warnings: list[str] = []
-    if watch.start_conserved_ev is None:
-        watch = replace(watch, start_conserved_ev=system.motion.conserved_ev(state))
+    if watch.start_conserved_ev is None and (conserved := system.motion.conserved_ev(state)) is not None:
+        watch = replace(watch, start_conserved_ev=conserved)
     assert state.evaluation is not None
     distance = state.evaluation.domain_distance
     if distance is not None and (watch.domain_distance is None or distance > watch.domain_distance):

@@ -14,7 +14,8 @@ from typing import Any
 from uuid import uuid4
 
 from equipot.errors import NotResumableError
-from equipot.simulation.checkpoint import load_checkpoint, save_checkpoint, sync_directory
+from equipot.simulation.checkpoint import load_checkpoint, save_checkpoint
+from equipot.simulation.disk import LASTING
 from equipot.simulation.segments import read_index
 from equipot.simulation.trajectory import REQUEST, RESULTS, THERMO, read_request
 
@@ -44,7 +45,7 @@ def extend_run(directory: Path, params: Mapping[str, Any]) -> int:
             save_checkpoint(directory, _opened(directory, header, results, params), tensors)
     if going_on:
         _replace(directory / REQUEST, json.dumps({**read_request(directory), "params": dict(params)}))
-        sync_directory(directory)
+        LASTING.sync_folder(directory)
     return len(going_on)
 
 

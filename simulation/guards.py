@@ -9,7 +9,7 @@ import numpy as np
 
 from equipot.pairs import closest_pair
 from equipot.params import Guard, Guards
-from equipot.simulation.motions.base import Motion, State
+from equipot.simulation.motions.base import Motion, State, largest_norm
 from equipot.structure import Structure
 
 SMALLEST = "min_distance_ang"  #: the one limit that is crossed downwards
@@ -81,4 +81,4 @@ def _largest_displacement_ang(start: Structure, state: State) -> float:
     if start.is_periodic and before is not None and now is not None and not np.array_equal(before, now):
         home = home @ np.linalg.solve(before, now)
     moved = state.positions_ang - home
-    return float(np.sqrt((moved * moved).sum(axis=1)).max(initial=0.0))
+    return largest_norm(moved)

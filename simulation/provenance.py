@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -48,7 +48,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON values."""
-        return asdict(self)
+        return dict(vars(self))  # `asdict` copies every parameter
 
     def seed(self, system: int) -> int | None:
         """The seed of a system of the job."""

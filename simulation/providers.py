@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -83,9 +84,14 @@ class Evaluation:
         stress = self.stress_ev_per_ang3
         return (
             abs(self.energy_ev) < LARGEST_NUMBER
-            and bool((np.abs(self.forces_ev_per_ang) < LARGEST_NUMBER).all())
-            and (stress is None or bool((np.abs(stress) < LARGEST_NUMBER).all()))
+            and below(self.forces_ev_per_ang, LARGEST_NUMBER)
+            and below(stress, LARGEST_NUMBER)
         )
+
+
+def below(array: np.ndarray | None, limit: float) -> bool:
+    """Whether every number is smaller than the limit; False for NaN too."""
+    return array is None or bool(np.maximum.reduce(np.abs(array), axis=None, initial=0.0) < limit)
 
 
 class ForceProvider(Protocol):
@@ -102,25 +108,23 @@ class ForceProvider(Protocol):
         """The system of this key will not come again."""
 
 
-class Pending(Protocol):
-    """Evaluations on their way."""
+class EvaluationLine(Protocol):
+    """Systems that are put in one by one; their evaluations are taken out in the same order, computed ahead."""
 
-    def finish(self) -> list[Evaluation]:
-        """Work along until all are there; they are those of `evaluate`."""
+    n_ahead: int  #: systems that are well kept in it
 
-    def abandon(self) -> None:
-        """Nobody wants them any more."""
+    def put(self, item: System) -> None: ...
+
+    def take(self) -> Evaluation:
+        """The evaluation of the system that was put in first."""
 
 
 @runtime_checkable
-class WorksAhead(Protocol):
+class TakesOneByOne(Protocol):
     """A force provider that computes while its caller does something else."""
 
-    def begin(self, systems: Sequence[System]) -> Pending:
-        """Evaluate systems, none of them too large for `n_parts`; they are finished in the order they were begun."""
-
-    def n_parts(self, sizes: Sequence[int]) -> int:
-        """How many parts systems of so many atoms are best begun in; 1: better evaluate them."""
+    def line(self, sizes: Sequence[int]) -> AbstractContextManager[EvaluationLine] | None:
+        """A line for systems of so many atoms; None: better `evaluate` them together."""
 
 
 class AseProvider:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import numpy as np
 
 from equipot.errors import ConflictError
 from equipot.simulation.checkpoint import save_checkpoint
+from equipot.simulation.disk import LASTING, Disk
 from equipot.simulation.provenance import Provenance
 from equipot.simulation.segments import SegmentWriter
 from equipot.simulation.trajectory import RESULTS, THERMO, Frame, attempts_begun, read_request
-from equipot.simulation.verdicts import SystemResult
 
 
 class Recorder:
@@ -29,14 +27,15 @@ class Recorder:
     are written; nothing is ever computed from them, and checkpoints are float64, so a resume is exact either way.
     """
 
-    def __init__(self, directory: Path, attempt: int) -> None:
+    def __init__(self, directory: Path, attempt: int, disk: Disk = LASTING) -> None:
         """Begin an attempt: from here on no earlier attempt writes a checkpoint. Call `go_on_from` next."""
         self._directory = directory
         self._attempt = attempt
+        self._disk = disk
         provenance = Provenance.of_request(read_request(directory))
         description = {**provenance.to_json(), "attempt": attempt}
         self._segment = SegmentWriter(directory, attempt, description, provenance.trajectory_dtype)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if disk.lasts else None
         self._writing: Future[None] | None = None
 
     def go_on_from(self, header: Mapping[str, Any] | None) -> None:
@@ -44,8 +43,8 @@ class Recorder:
         self._earlier_segments: list[dict[str, Any]] = []
         if header is not None:
             self._earlier_segments = [s for s in header["segments"] if s["n_frames"]]
-        self._thermo = _Table(self._directory / THERMO, header["thermo_bytes"] if header else 0)
-        self._results = _Table(self._directory / RESULTS, header["results_bytes"] if header else 0)
+        self._thermo = _Table(self._directory / THERMO, header["thermo_bytes"] if header else 0, self._disk)
+        self._results = _Table(self._directory / RESULTS, header["results_bytes"] if header else 0, self._disk)
 
     def frame(self, frame: Frame) -> None:
         self._segment.write(frame)
@@ -53,8 +52,9 @@ class Recorder:
     def thermo(self, row: Mapping[str, Any]) -> None:
         self._thermo.add(row)
 
-    def result(self, result: SystemResult) -> None:
-        self._results.add(asdict(result))
+    def result(self, record: Mapping[str, Any]) -> None:
+        """See SystemResult."""
+        self._results.add(record)
 
     @property
     def is_writing(self) -> bool:
@@ -78,74 +78,69 @@ class Recorder:
             **header,
             "attempt": self._attempt,
             "segments": [*self._earlier_segments, {"name": self._segment.name, "n_frames": self._segment.n_frames}],
-            "thermo_bytes": self._thermo.length,
-            "results_bytes": self._results.length,
         }
-        thermo, results = self._thermo.take(), self._results.take()
-        self._writing = self._thread.submit(self._write, whole, tensors, thermo, results)
+        rows = self._thermo.take(), self._results.take()
+        if self._thread is None:
+            self._write(whole, tensors, *rows)
+        else:
+            self._writing = self._thread.submit(self._write, whole, tensors, *rows)
 
     def close(self) -> None:
         """Wait for the writer and close the files."""
         try:
             self.wait()
         finally:
-            self._thread.shutdown()
+            if self._thread is not None:
+                self._thread.shutdown()
             self._segment.close()
 
     def _write(
-        self, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray], thermo: bytes, results: bytes
+        self,
+        header: Mapping[str, Any],
+        tensors: Mapping[str, np.ndarray],
+        thermo: Sequence[Mapping[str, Any]],
+        results: Sequence[Mapping[str, Any]],
     ) -> None:
         if attempts_begun(self._directory)[-1] > self._attempt:
             raise ConflictError(
                 f"Attempt {self._attempt} of {self._directory.name} has been superseded.", hint="Nothing is lost."
             )
         for path in (self._segment.path, self._segment.index_path):
-            _sync(path)
-        self._thermo.append(thermo)
-        self._results.append(results)
-        save_checkpoint(self._directory, header, tensors)
+            self._disk.sync_path(path)
+        lengths = {"thermo_bytes": self._thermo.append(thermo), "results_bytes": self._results.append(results)}
+        if self._disk.lasts:  # else nobody will go on from it
+            save_checkpoint(self._directory, {**header, **lengths}, tensors)
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class _Table:
-    """A file of JSON lines that grows at commits only. `length` counts what was added, written or not."""
+    """A file of JSON lines that grows at commits only."""
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, length: int, disk: Disk) -> None:
         self._path = path
-        self._lines: list[str] = []
-        self._n_waiting = 0
-        self._n_taken = length
+        self._disk = disk
+        self._rows: list[Mapping[str, Any]] = []
+        self._length = length
         with path.open("ab") as file:
             file.truncate(length)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._lines.append(_ENCODER.encode(row) + "\n")
-        self._n_waiting += len(self._lines[-1])  # JSON is written in ASCII
+        """A row that nobody changes any more."""
+        self._rows.append(row)
 
-    @property
-    def length(self) -> int:
-        return self._n_taken + self._n_waiting
+    def take(self) -> list[Mapping[str, Any]]:
+        """The rows that have not been written yet; the caller writes them."""
+        rows, self._rows = self._rows, []
+        return rows
 
-    def take(self) -> bytes:
-        """What has not been written yet; the caller writes it."""
-        text = "".join(self._lines).encode("ascii")
-        self._n_taken += self._n_waiting
-        self._lines, self._n_waiting = [], 0
-        return text
-
-    def append(self, text: bytes) -> None:
-        if text:
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Write them; gives the bytes the file has now."""
+        if rows:
+            text = "".join([_ENCODER.encode(row) + "\n" for row in rows]).encode("ascii")
             with self._path.open("ab") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+                self._disk.sync(file)
+            self._length += len(text)
+        return self._length

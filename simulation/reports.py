@@ -68,13 +68,11 @@ def result_of(system: Moving, verdict: Verdict, request: RunRequest, differences
 
 def thermo_row(system: Moving) -> dict[str, Any]:
     """The row of the thermo table for an evaluated system; a number that is not finite is None."""
-    observed = {name: finite(value) for name, value in system.motion.observables(system.state).items()}
-    return {
-        "system": system.idx,
-        "step": system.state.step,
-        "time_fs": system.motion.time_fs(system.state),
-        **observed,
-    }
+    state, motion = system.state, system.motion
+    row = {"system": system.idx, "step": state.step, "time_fs": motion.time_fs(state)}
+    for name, value in motion.observables(state).items():
+        row[name] = finite(value)
+    return row
 
 
 def finite(value: Any) -> Any:

@@ -20,7 +20,7 @@ from equipot.errors import (
     error_from_problem,
 )
 from equipot.params import AnyParams, Guards, JobKind, MDParams, RelaxParams, SinglepointParams, parse_params
-from equipot.simulation.checkpoint import sync_directory
+from equipot.simulation.disk import LASTING, Disk
 from equipot.simulation.motions.base import Motion
 from equipot.simulation.motions.dynamics import dynamics
 from equipot.simulation.motions.relaxations import relaxation
@@ -82,7 +82,7 @@ class RunRequest:
         params = parse_params(data["kind"], data["params"])
         return cls(data["kind"], params, tuple(structures), data["provider"], data["system_offset"])
 
-    def write(self, directory: Path) -> None:
+    def write(self, directory: Path, disk: Disk = LASTING) -> None:
         """Make the directory a run's. Raises ConflictError if it is one already."""
         data = {
             "format_version": FORMAT_VERSION,
@@ -97,8 +97,7 @@ class RunRequest:
         temporary = directory / f".{REQUEST}.{os.getpid()}.tmp"
         with temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(data))  # json.dump is five times slower
-            file.flush()
-            os.fsync(file.fileno())
+            disk.sync(file)
         try:
             os.link(temporary, directory / REQUEST)  # unlike a rename, this refuses to replace
         except FileExistsError:
@@ -107,7 +106,7 @@ class RunRequest:
             ) from None
         finally:
             temporary.unlink()
-        sync_directory(directory)
+        disk.sync_folder(directory)
 
     @property
     def n_steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from equipot.errors import ConflictError, EquipotError, NotResumableError
 from equipot.params import AnyParams, JobKind
 from equipot.simulation import snapshot
 from equipot.simulation.checkpoint import load_checkpoint
+from equipot.simulation.disk import LASTING, Disk
 from equipot.simulation.engine import Engine, Moving, StepEvent
 from equipot.simulation.progress import Progress
 from equipot.simulation.providers import Evaluation, ForceProvider, System
@@ -68,11 +69,13 @@ class Run:
         provider: ForceProvider,
         attempt: int,
         callbacks: Callbacks,
+        disk: Disk = LASTING,
     ) -> None:
         """Use `start` or `resume`."""
         self.directory = directory
         self.request = request
         self.attempt = attempt
+        self._disk = disk
         self._callbacks = callbacks
         self.provider = provider
         self._engine = Engine(provider)
@@ -101,6 +104,7 @@ class Run:
         provider: ForceProvider,
         attempt: int = 1,
         system_offset: int = 0,
+        disk: Disk = LASTING,
         **callbacks: Callable[..., None] | None,
     ) -> Self:
         """Begin a run in a directory that holds none; systems that cannot be computed are rejected, others go on.
@@ -111,8 +115,8 @@ class Run:
         directory = Path(directory)
         request = RunRequest.prepare(kind, structures, params, provider.identity, system_offset)
         directory.mkdir(parents=True, exist_ok=True)
-        request.write(directory)
-        return cls(directory, request, provider, attempt, Callbacks(**callbacks))
+        request.write(directory, disk)
+        return cls(directory, request, provider, attempt, Callbacks(**callbacks), disk)
 
     @classmethod
     def resume(
@@ -175,17 +179,22 @@ class Run:
         The time is looked at between steps only. `most_atoms` keeps a step short: systems then move in turns.
         """
         self._refuse_if_broken()
-        begun, taken = time.monotonic(), 0
-        while not self.done and (steps is None or taken < steps):
-            with closing(self._engine.step_in_parts(most_atoms)) as parts:
-                for events in parts:  # if one raises, its systems have not moved and a checkpoint is possible
-                    self._record_events(events)
+        begun, n_told = time.monotonic(), 0
+
+        def goes_on() -> bool:
+            return seconds is None or time.monotonic() - begun < seconds
+
+        with closing(self._engine.advance(goes_on, steps, most_atoms)) as turns:
+            for events in turns:  # if one raises, its systems have not moved and a checkpoint is possible
+                self._record_events(events)
+                n_told += len(events)
+                if n_told >= len(self._engine):  # once around
+                    n_told = 0
+                    self._commit_if_due()
+                    self._report()
+        if not self.done:
             self._commit_if_due()
-            taken += 1
-            self._report()
-            if seconds is not None and time.monotonic() - begun >= seconds:
-                break
-        if self.done:
+        else:
             self._finish()
         self._report(now=True)
         return not self.done
@@ -237,7 +246,7 @@ class Run:
         """Begin, go on, or only open what is complete."""
         checkpoint = load_checkpoint(self.directory)
         if checkpoint is None or not checkpoint[0]["complete"]:
-            self._recorder = Recorder(self.directory, self.attempt)
+            self._recorder = Recorder(self.directory, self.attempt, self._disk)
             checkpoint = load_checkpoint(self.directory)  # once more, now that no earlier attempt can write another
             self._recorder.go_on_from(checkpoint[0] if checkpoint else None)
         self._has_checkpoint = checkpoint is not None
@@ -293,7 +302,8 @@ class Run:
         if event.advanced and (ended or state.step % request.thermo_every == 0):
             row = thermo_row(system)
             self._recorder.thermo(row)
-            calls.append(lambda: self._tell(told.on_thermo, row))
+            if told.on_thermo is not None:
+                calls.append(lambda: self._tell(told.on_thermo, row))
         if not ended and state.step % request.save_every == 0:
             frame = self._save_frame(system)
             calls.append(lambda: self._tell(told.on_frame, frame))
@@ -322,9 +332,10 @@ class Run:
 
     def _keep(self, result: SystemResult) -> None:
         assert self._recorder is not None
-        self._recorder.result(result)
-        self._results[result.system_idx] = asdict(result)
-        self._files.told.append(self._results[result.system_idx])
+        record = dict(vars(result))  # `asdict` copies every number
+        self._recorder.result(record)
+        self._results[result.system_idx] = record
+        self._files.told.append(record)
 
     def _commit_if_due(self) -> None:
         assert self._recorder is not None

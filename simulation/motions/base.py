@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -91,7 +92,7 @@ class Timeless:
         return None
 
     def fmax_ev_per_ang(self, state: State) -> float:
-        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
+        return largest_norm(state.forces_ev_per_ang * self._bodies.free)
 
     def temperature_k(self, state: State) -> float | None:
         return None
@@ -129,15 +130,14 @@ class Bodies:
         return self.n_free == len(self.free)
 
 
-def largest_force_ev_per_ang(forces_ev_per_ang: np.ndarray, free: np.ndarray) -> float:
-    """The largest norm of a force (n_atoms, 3) on a free atom, eV/Å; 0 if every atom is fixed."""
-    forces = forces_ev_per_ang * free
-    return float(np.sqrt((forces * forces).sum(axis=1)).max(initial=0.0))
+def largest_norm(rows: np.ndarray) -> float:
+    """The largest norm of a row (n, 3); 0 of none. The reductions are what `sum` and `max` call, in half the time."""
+    return sqrt(np.maximum.reduce(np.add.reduce(rows * rows, axis=1), initial=0.0))
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
     """Sum of products, without BLAS: its threads would decide the last bit."""
-    return float((a * b).sum())
+    return float(np.add.reduce(a * b, axis=None))
 
 
 def volume_ang3(cell_ang: np.ndarray) -> float:

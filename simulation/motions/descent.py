@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from equipot.errors import EquipotError
 from equipot.params import RelaxParams
-from equipot.simulation.motions.base import Bodies, State, Tensors, Timeless, largest_force_ev_per_ang
+from equipot.simulation.motions.base import Bodies, State, Tensors, Timeless, largest_norm
 from equipot.simulation.motions.coordinates import Coordinates
 from equipot.simulation.motions.moving_cell import AtomsAndCell, FrechetCell
 from equipot.simulation.motions.symmetry import Symmetry, space_group
@@ -33,7 +32,7 @@ class Descent(Timeless, ABC):
             except EquipotError as error:
                 self._problem = error
         self._coordinates = _coordinates(structure, self._bodies, params, symmetry)
-        self._known: tuple[State, np.ndarray] | None = None
+        self._known: _Known | None = None
 
     @abstractmethod
     def _first_tensors(self, n_rows: int) -> Tensors:
@@ -55,22 +54,22 @@ class Descent(Timeless, ABC):
     def move(self, state: State) -> State:
         step, tensors = self._step(state, self._coordinates.places(state), self._forces(state))
         positions, cell = self._coordinates.after(state, step)
-        return replace(
-            state, step=state.step + 1, positions_ang=positions, cell_ang=cell, tensors=tensors, evaluation=None
-        )
+        return State(state.step + 1, positions, cell, tensors=tensors)
 
     def settle(self, moved: State) -> State:
         return moved
 
     def fmax_ev_per_ang(self, state: State) -> float:
-        return largest_force_ev_per_ang(self._coordinates.atom_forces(state), self._bodies.free)
+        if not self._coordinates.moves_cell:
+            return self.generalised_force_ev_per_ang(state)
+        return largest_norm(self._coordinates.atom_forces(state))
 
     def generalised_force_ev_per_ang(self, state: State) -> float:
         """The largest row of the generalised forces on atoms and cell, eV/Å: what convergence is judged by, as in ASE.
 
         Without a cell filter it is the largest force on a free atom.
         """
-        return largest_row(self._forces(state))
+        return self._known_of(state).largest_ev_per_ang
 
     def verdict(self, state: State) -> Verdict | None:
         problem = self._problem
@@ -80,18 +79,17 @@ class Descent(Timeless, ABC):
                 pointer="/params/cell_filter",
                 hint="Relax with cell_filter none, or with a potential that gives stresses.",
             )
-        criterion = self._criterion
         if problem is not None:
-            return Verdict(Outcome.FAILED, criterion, problem)
+            return Verdict(Outcome.FAILED, self._criterion, problem)
         if self.generalised_force_ev_per_ang(state) < self._params.fmax_ev_per_ang:
-            return Verdict(Outcome.CONVERGED, criterion)
-        return Verdict(Outcome.MAX_STEPS, criterion) if state.step >= self._params.max_steps else None
+            return Verdict(Outcome.CONVERGED, self._criterion)
+        return Verdict(Outcome.MAX_STEPS, self._criterion) if state.step >= self._params.max_steps else None
 
     def observables(self, state: State) -> dict[str, Any]:
         row = super().observables(state)
         if self._coordinates.moves_cell and _has_stress(state):
             row["generalised_force_ev_per_ang"] = self.generalised_force_ev_per_ang(state)
-            row["cell_force_ev_per_ang"] = largest_row(self._forces(state)[self._structure.n_atoms :])
+            row["cell_force_ev_per_ang"] = largest_norm(self._forces(state)[self._structure.n_atoms :])
         return {**row, **self._coordinates.observables(state)}
 
     def space_group(self, state: State) -> str | None:
@@ -109,10 +107,23 @@ class Descent(Timeless, ABC):
         return f"largest generalised force on atoms and cell (cell_filter {self._params.cell_filter}) < {limit}"
 
     def _forces(self, state: State) -> np.ndarray:
-        """Generalised forces; they are asked for several times at every step."""
-        if self._known is None or self._known[0] is not state:
-            self._known = (state, self._coordinates.forces(state))
-        return self._known[1]
+        """Generalised forces (n_rows, 3)."""
+        return self._known_of(state).forces_ev_per_ang
+
+    def _known_of(self, state: State) -> _Known:
+        """What is asked for several times at every step."""
+        if self._known is None or self._known.state is not state:
+            forces = self._coordinates.forces(state)
+            self._known = _Known(state, forces, largest_norm(forces))
+        return self._known
+
+
+class _Known(NamedTuple):
+    """The generalised forces of a state, and the largest."""
+
+    state: State
+    forces_ev_per_ang: np.ndarray
+    largest_ev_per_ang: float
 
 
 def _coordinates(structure: Structure, bodies: Bodies, params: RelaxParams, symmetry: Symmetry | None) -> Coordinates:
@@ -123,7 +134,3 @@ def _coordinates(structure: Structure, bodies: Bodies, params: RelaxParams, symm
 
 def _has_stress(state: State) -> bool:
     return state.evaluation is not None and state.evaluation.stress_ev_per_ang3 is not None
-
-
-def largest_row(rows: np.ndarray) -> float:
-    return float(np.sqrt((rows * rows).sum(axis=1)).max(initial=0.0))

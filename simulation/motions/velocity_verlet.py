@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from equipot.params import MDParams
-from equipot.simulation.motions.base import Bodies, State, largest_force_ev_per_ang, volume_ang3
+from equipot.simulation.motions.base import Bodies, State, largest_norm, volume_ang3
 from equipot.simulation.motions.velocities import (
     degrees_of_freedom,
     kinetic_energy_ev,
@@ -72,7 +72,7 @@ class VelocityVerlet:
         return state.step * self._timestep_fs
 
     def fmax_ev_per_ang(self, state: State) -> float:
-        return largest_force_ev_per_ang(state.forces_ev_per_ang, self._bodies.free)
+        return largest_norm(state.forces_ev_per_ang * self._bodies.free)
 
     def kinetic_ev(self, state: State) -> float:
         assert state.velocities_ang_per_fs is not None

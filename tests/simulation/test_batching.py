@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -349,44 +349,73 @@ def engine_of(provider: ForceProvider, n: int = 12) -> Engine:
     return engine
 
 
-def stories_in_parts(engine: Engine, n_parts: list[int]) -> dict[int, list[Any]]:
+def told_by(engine: Engine, goes_on: Callable[[], bool] = lambda: True) -> dict[int, list[Any]]:
+    """What becomes of every system."""
     told: dict[int, list[Any]] = {idx: [] for idx in engine.systems}
-    while len(engine):
-        parts = list(engine.step_in_parts())
-        n_parts.append(len(parts))
-        for events in parts:
-            for event in events:
-                told[event.system.idx].append(bits(event))
+    for events in engine.advance(goes_on):
+        for event in events:
+            told[event.system.idx].append(bits(event))
     return told
 
 
-def test_a_step_in_parts_gives_every_system_what_it_gets_alone() -> None:
+def test_systems_that_move_one_by_one_get_what_they_get_alone() -> None:
     potential = load_potential("tiny", device="cpu")
-    n_parts: list[int] = []
-    told = stories_in_parts(engine_of(NativeProvider(potential, 2)), n_parts)
-    assert max(n_parts) == 3
-    assert n_parts[-1] == 1
-    whole: list[int] = []
-    assert told == stories_in_parts(engine_of(NativeProvider(potential, 1)), whole)
-    assert set(whole) == {1}
+    side_by_side = engine_of(NativeProvider(potential, 2))
+    told = told_by(side_by_side)
+    assert len(side_by_side) == 0
+    assert told == told_by(engine_of(NativeProvider(potential, 1)))
+    assert {len(story) for story in told.values()} == {7, 8, 9}  # the start, and as many steps as each was to take
 
 
-def test_what_was_not_told_of_a_step_has_not_happened() -> None:
-    """Who listens stops after the first of three parts, and takes the step once more."""
+def test_systems_take_turns_in_an_order_that_no_thread_decides() -> None:
+    potential = load_potential("tiny", device="cpu")
+    orders = [
+        [
+            event.system.idx
+            for events in engine_of(NativeProvider(potential, n)).advance(lambda: True)
+            for event in events
+        ]
+        for n in (1, 2, 3, 3)
+    ]
+    assert orders[0][:24] == [*range(12), *range(12)]
+    assert orders[1:] == orders[:-1]
+
+
+def test_so_many_steps_are_so_many_of_each() -> None:
+    engine = engine_of(NativeProvider(load_potential("tiny", device="cpu"), 2))
+    assert sum(len(events) for events in engine.advance(lambda: True, n_steps=3)) == 36
+    assert {system.state.step for system in engine.systems.values()} == {2}
+
+
+def test_who_is_told_to_stop_finishes_what_was_begun_and_goes_on_where_it_was() -> None:
+    potential = load_potential("tiny", device="cpu")
+    whole = told_by(engine_of(NativeProvider(potential, 1)))
+    engine, answers = engine_of(NativeProvider(potential, 2)), iter([True] * 18)
+    told = told_by(engine, lambda: next(answers, False))
+    assert sum(len(story) for story in told.values()) == 19  # nobody is asked before the first
+    while len(engine):
+        for idx, more in told_by(engine, lambda: False).items():
+            assert len(more) <= 1
+            told[idx] += more
+    assert told == whole
+
+
+def test_what_was_not_told_of_has_not_happened() -> None:
+    """Who listens turns away after five systems."""
     potential = load_potential("tiny", device="cpu")
     engine = engine_of(NativeProvider(potential, 2))
-    parts = engine.step_in_parts()
-    first = next(parts)
-    parts.close()
-    assert [event.system.idx for event in first] == [0, 1, 2, 3]
-    assert all((system.state.evaluation is not None) == (idx < 4) for idx, system in engine.systems.items())
-    told = stories_in_parts(engine, [])
+    turns = engine.advance(lambda: True)
+    first = [event for _ in range(5) for event in next(turns)]
+    turns.close()
+    assert [event.system.idx for event in first] == [0, 1, 2, 3, 4]
+    assert all((system.state.evaluation is not None) == (idx < 5) for idx, system in engine.systems.items())
+    told = told_by(engine)
     for event in first:
         told[event.system.idx].insert(0, bits(event))
-    assert told == stories_in_parts(engine_of(NativeProvider(potential, 1)), [])
+    assert told == told_by(engine_of(NativeProvider(potential, 1)))
 
 
-def test_an_exception_between_parts_leaves_the_rest_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_leaves_the_rest_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = NativeProvider(load_potential("tiny", device="cpu"), 2)
     engine = engine_of(provider)
     right = provider._evaluate_one
@@ -398,16 +427,17 @@ def test_an_exception_between_parts_leaves_the_rest_where_it_was(monkeypatch: py
 
     monkeypatch.setattr(provider, "_evaluate_one", stopped)
     with pytest.raises(KeyboardInterrupt):
-        list(engine.step_in_parts())
-    assert {idx for idx, system in engine.systems.items() if system.state.evaluation is not None} == {0, 1, 2, 3}
+        list(engine.advance(lambda: True))
+    told = {idx for idx, system in engine.systems.items() if system.state.evaluation is not None}
+    assert told <= set(range(6))
     monkeypatch.undo()
-    told = stories_in_parts(engine, [])
-    assert told.keys() == set(range(12))
+    assert told_by(engine).keys() == set(range(12))
+    assert len(engine) == 0
 
 
 def test_a_large_system_is_never_computed_beside_others() -> None:
     provider = NativeProvider(load_potential("tiny", device="cpu"), 2)
-    assert provider.n_parts([20] * 12) == 3
-    assert provider.n_parts([20] * 100) == 8
-    assert provider.n_parts([20] * 99 + [251]) == 1
-    assert provider.n_parts([20] * 3) == 1
+    assert provider.line([20] * 12) is not None
+    assert provider.line([20] * 99 + [251]) is None
+    assert provider.line([20]) is None
+    assert NativeProvider(load_potential("tiny", device="cpu"), 1).line([20] * 12) is None
