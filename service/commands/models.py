@@ -160,5 +160,18 @@ def _show(card: PotentialCard) -> None:
             forces = (error.force_mae_mev_per_ang, error.force_rmse_mev_per_ang)
             table.add_row(error.test_set, str(error.n_frames), *(f"{value:.2f}" for value in (*energies, *forces)))
         out.print(table)
+    if card.uncertainty is not None:
+        table = Table(
+            box=None,
+            header_style="bold",
+            pad_edge=False,
+            title="expected errors, unseen molecules",
+            title_justify="left",
+        )
+        for heading in ("tenth of the atoms", "expected meV/Å", "found"):
+            table.add_column(heading, justify="right")
+        for tenth, (expected, found) in enumerate(card.uncertainty.curve, 1):
+            table.add_row(str(tenth), f"{expected:.0f}", f"{found:.0f}")
+        out.print(table)
     for limit in card.limits:
         out.print(Text(f"• {limit}"))

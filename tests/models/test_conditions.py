@@ -188,3 +188,30 @@ def test_the_expected_error_grows_away_from_what_was_learned(trained: tuple[Path
     assert errors[1] is not None
     assert errors[1] > errors[0]
     assert load_potential("elements").uncertainty is None
+
+
+@pytest.mark.filterwarnings("ignore::equipot.calculator.base.OutsideTrainingDomainWarning")
+def test_a_shipped_potential_says_how_wrong_its_forces_may_be_and_a_run_can_be_stopped_by_it() -> None:
+    potential = load_potential("organic-2", device="cpu")
+    assert potential.card.uncertainty is not None
+    expected, found = np.array(potential.card.uncertainty.curve).T
+    assert (np.diff(expected) > 0).all()
+    assert np.abs(np.log(found / expected)).max() < 0.2
+    errors = []
+    for stretch in (1.0, 1.2, 1.4):
+        ethanol = molecule("CH3CH2OH")
+        ethanol.positions *= stretch
+        ethanol.calc = EquipotCalculator(potential)
+        ethanol.get_forces()
+        errors.append(ethanol.calc.results["uncertainty"])
+        assert ethanol.calc.results["uncertainties"].shape == (9,)
+        assert ethanol.calc.results["uncertainties"].max() == errors[-1]
+    assert 0.02 < errors[0] < 0.3  # eV/Å
+    assert errors == sorted(errors)
+    hot = molecule("CH3CH2OH")
+    hot.positions *= 1.4
+    limit = {"limit": 0.5 * errors[-1], "policy": "stop"}
+    result = relax(hot, potential, max_steps=50, guards={"max_uncertainty_ev_per_ang": limit})[0]
+    assert result.outcome == "guard_stopped"
+    assert result.guard is not None
+    assert result.guard["name"] == "max_uncertainty_ev_per_ang"
