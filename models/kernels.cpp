@@ -5,8 +5,13 @@
 // vectors agree with those bit by bit, lengths up to rounding.
 
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -257,7 +262,102 @@ int whole_call(const Potential& potential, const Neighbours& around, const doubl
     return taken ? HELD : FAILED;
 }
 
+// A call that waits for a thread, is made by one, or is done; `_Task` in whole_call.py, whose memory it is.
+struct Task {
+    int (*call)(const Potential*, const Neighbours*, const double*, double, uint8_t*, double*);
+    const Potential* potential;
+    const Neighbours* around;
+    const double* positions;
+    double squared_leeway;
+    uint8_t* near;
+    double* result;
+    int64_t is_done, said;
+};
+
+// Threads that make calls while Python does something else. Whoever waits for a call makes others in the meantime.
+class Helpers {
+  public:
+    Helpers(int n, void (*let_torch_use)(int)) {
+        try {
+            for (int k = 0; k < n; ++k)
+                threads_.emplace_back([this, let_torch_use] {
+                    let_torch_use(1);
+                    work();
+                });
+        } catch (const std::system_error&) {  // as many as can be had
+        }
+    }
+
+    ~Helpers() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            waiting_.clear();
+            is_over_ = true;
+        }
+        changed_.notify_all();
+        for (std::thread& each : threads_) each.join();
+    }
+
+    void put(Task* task) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            waiting_.push_back(task);
+        }
+        changed_.notify_all();
+    }
+
+    void finish(Task* task) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (!task->is_done) {
+            if (waiting_.empty())
+                changed_.wait(lock);
+            else
+                make_next(lock);
+        }
+    }
+
+  private:
+    void work() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (!is_over_) {
+            if (waiting_.empty())
+                changed_.wait(lock);
+            else
+                make_next(lock);
+        }
+    }
+
+    void make_next(std::unique_lock<std::mutex>& lock) {
+        Task* task = waiting_.front();
+        waiting_.pop_front();
+        lock.unlock();
+        const int said = task->call(task->potential, task->around, task->positions, task->squared_leeway, task->near,
+                                    task->result);
+        lock.lock();
+        task->said = said;
+        task->is_done = 1;
+        changed_.notify_all();
+    }
+
+    std::vector<std::thread> threads_;
+    std::deque<Task*> waiting_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool is_over_ = false;
+};
+
 }  // namespace
+
+extern "C" Helpers* helpers_begin(int n, void (*let_torch_use)(int)) {
+    try {
+        return new Helpers(n, let_torch_use);
+    } catch (...) {
+        return nullptr;
+    }
+}
+extern "C" void helpers_put(Helpers* helpers, Task* task) { helpers->put(task); }
+extern "C" void helpers_finish(Helpers* helpers, Task* task) { helpers->finish(task); }
+extern "C" void helpers_end(Helpers* helpers) { delete helpers; }
 
 // An exception, which can only be a lack of memory, must not reach Python's C.
 #define FOR_TYPE(NAME, T)                                                                                             \

@@ -7,9 +7,9 @@ import ctypes
 import hashlib
 import logging
 import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch
 from equipot.models.code_cache import cached_code
 
 SOURCE = Path(__file__).parent / "kernels.cpp"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 #: columns of a block of a map, as in `kernels.cpp`
 COLUMNS = 32
 
@@ -38,12 +38,17 @@ class Kernels:
         for function in self._whole_call.values():
             function.argtypes = [_POINTER, _POINTER, _POINTER, _DOUBLE, _POINTER, _POINTER]
             function.restype = ctypes.c_int
+        self.helpers_begin, self.helpers_end = functions.helpers_begin, functions.helpers_end
+        self.helpers_begin.restype, self.helpers_begin.argtypes = _POINTER, [ctypes.c_int, _POINTER]
+        self.helpers_put, self.helpers_finish = functions.helpers_put, functions.helpers_finish
+        for function in (self.helpers_end, self.helpers_put, self.helpers_finish):
+            function.restype, function.argtypes = None, [_POINTER, _POINTER][: 1 if function is self.helpers_end else 2]
         self._lengths = {torch.float32: functions.lengths_float32, torch.float64: functions.lengths_float64}
         for function in self._lengths.values():
             function.argtypes = [_POINTER, _INT, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _POINTER]
             function.restype = None
 
-    def whole_call(self, dtype: torch.dtype) -> Callable[..., int]:
+    def whole_call(self, dtype: torch.dtype) -> Any:
         """The function behind `WholeCall`, which says what it takes."""
         return self._whole_call[dtype]
 

@@ -17,7 +17,7 @@ from equipot.models.neighbours import NearRows, NeighbourSearch
 from equipot.models.network import Architecture, Network, reversed_bonds
 from equipot.models.reliability import ByElement, ForceUncertainty, TrainingDomain
 from equipot.models.shared_graph import PlacedGraph
-from equipot.models.whole_call import CROSSED, Around, WholeCall
+from equipot.models.whole_call import CROSSED, Around, Found, Helpers, Moved, WholeCall
 
 #: ASE's Voigt order: xx, yy, zz, yz, xz, xy
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -243,17 +243,44 @@ class Potential:
         """`evaluate` of a system whose atoms have moved a little since the search made its last graph, bit by bit, and
         faster. None where the potential is not compiled, or neighbours must be searched anew: then evaluate a graph.
         """
-        call, rows = self._whole_call, search.last_rows(numbers, cell_ang, pbc)
-        if call is None or rows is None or (around := self._around(rows, charge_e)) is None:
+        moved = self.moved(search, numbers, positions_ang, cell_ang, pbc, charge_e)
+        if moved is None or self._whole_call is None:
+            return None
+        return self.prediction_of(moved, self._whole_call(moved), search, charge_e)
+
+    def helpers(self, n: int) -> Helpers | None:
+        """So many threads to which calls for `moved` systems can be given; None where there are none."""
+        return None if self._whole_call is None else self._whole_call.helpers(n)
+
+    def moved(
+        self,
+        search: NeighbourSearch,
+        numbers: np.ndarray,
+        positions_ang: np.ndarray,
+        cell_ang: np.ndarray | None,
+        pbc: tuple[bool, bool, bool] | np.ndarray,
+        charge_e: float = 0.0,
+    ) -> Moved | None:
+        """The call behind `evaluate_moved`, not made yet; None where there is none."""
+        rows = None if self._whole_call is None else search.last_rows(numbers, cell_ang, pbc)
+        if rows is None or (around := self._around(rows, charge_e)) is None:
             return None
         positions = np.ascontiguousarray(positions_ang, dtype=np.float64)
-        near = np.empty(len(rows.near), dtype=np.bool_)
-        said, found = call(around, positions, search.squared_leeway, near)
-        if said == CROSSED and (around := self._around(search.rows_where(near), charge_e)) is not None:
-            _, found = call(around, positions, search.squared_leeway, near)
+        return Moved(around, positions, search.squared_leeway, np.empty(len(rows.near), dtype=np.bool_))
+
+    def prediction_of(
+        self, moved: Moved, found: Found | None, search: NeighbourSearch, charge_e: float
+    ) -> Prediction | None:
+        """What a call has found; None if neighbours must be searched anew."""
+        if moved.said == CROSSED and self._whole_call is not None:
+            around = self._around(search.rows_where(moved.near), charge_e)
+            if around is None:
+                return None
+            moved = Moved(around, moved.positions_ang, moved.squared_leeway, moved.near)
+            found = self._whole_call(moved)
         if found is None:
             return None
-        energies = found.energies_ev + around.reference_ev
+        energies = found.energies_ev + moved.around.reference_ev
         return Prediction(
             energy_ev=float(energies.sum()),
             energies_ev=energies,

@@ -91,6 +91,35 @@ class Around:
         return cls(ctypes.addressof(structure), reference_ev, (structure, arrays, whole, elements))
 
 
+class Moved:
+    """A call to be made: the atoms of a system at other positions_ang (n_atoms, 3), float64 and contiguous.
+
+    `said` tells what became of it. CROSSED: others than the pairs in the rows are within the cutoff, and `near`
+    (n_pairs,) says which; MOVED_FAR: some atom is so far from where it was that there may be other pairs; FAILED: the
+    pass did, and torch will say why.
+    """
+
+    result: np.ndarray  # what `take_out` in kernels.cpp writes
+
+    def __init__(self, around: Around, positions_ang: np.ndarray, squared_leeway: float, near: np.ndarray) -> None:
+        self.around, self.positions_ang = around, positions_ang
+        self.squared_leeway, self.near = squared_leeway, near
+        self.said = FAILED
+
+
+class _Task(ctypes.Structure):
+    """`Task` of kernels.cpp."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("call", "potential", "around", "positions")),
+        ("squared_leeway", _DOUBLE),
+        ("near", _POINTER),
+        ("result", _POINTER),
+        ("is_done", _INT),
+        ("said", _INT),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """energies_ev (n_atoms,) without reference energies; forces_ev_per_ang (n_atoms, 3); virial_ev (3, 3);
@@ -147,32 +176,85 @@ class WholeCall:
             0 if factors is None else factors.shape[1],
             0 if factors is None else factors.shape[2] - 1,
         )
+        self._address = ctypes.addressof(self._potential)
         self._call = kernels.whole_call(dtype)
+        self._function = ctypes.cast(self._call, _POINTER)
+        self.kernels = kernels
+        set_threads = getattr(library, "_ZN2at15set_num_threadsEi", None)  # at::set_num_threads(int)
+        self._let_torch_use = None if set_threads is None else ctypes.cast(set_threads, _POINTER)
         self._has_spreads = factors is not None
 
-    def __call__(
-        self, around: Around, positions_ang: np.ndarray, squared_leeway: float, near: np.ndarray
-    ) -> tuple[int, Found | None]:
-        """What became of it, and what was found if the atoms HELD their neighbours.
-
-        positions_ang (n_atoms, 3) float64, contiguous. CROSSED: others than the pairs in the rows are within the
-        cutoff, `near` (n_pairs,) says which; MOVED_FAR: some atom is so far from where it was that there may be other
-        pairs; FAILED: the pass did, and torch will say why.
-        """
-        n = len(positions_ang)
-        result = np.empty(4 * n + 10 + (n if self._has_spreads else 0))
-        said: int = self._call(
-            ctypes.byref(self._potential),
-            around.address,
-            positions_ang.ctypes.data,
-            squared_leeway,
-            near.ctypes.data,
-            result.ctypes.data,
+    def __call__(self, moved: Moved) -> Found | None:
+        """What was found, None if not HELD: then `moved.said` tells why."""
+        moved.said = self._call(
+            self._address,
+            moved.around.address,
+            moved.positions_ang.ctypes.data,
+            moved.squared_leeway,
+            moved.near.ctypes.data,
+            self._room_for(moved).ctypes.data,
         )
-        if said != HELD:
-            return said, None
+        return self._found(moved)
+
+    def helpers(self, n: int) -> Helpers | None:
+        """So many threads that make calls; None where torch cannot be told to use one thread in them."""
+        return None if self._let_torch_use is None else Helpers(self, n)
+
+    def task(self, moved: Moved) -> _Task:
+        """The call as helpers take it."""
+        return _Task(
+            self._function,
+            self._address,
+            moved.around.address,
+            moved.positions_ang.ctypes.data,
+            moved.squared_leeway,
+            moved.near.ctypes.data,
+            self._room_for(moved).ctypes.data,
+            0,
+            FAILED,
+        )
+
+    def _room_for(self, moved: Moved) -> np.ndarray:
+        n = len(moved.positions_ang)
+        moved.result = np.empty(4 * n + 10 + (n if self._has_spreads else 0))
+        return moved.result
+
+    def _found(self, moved: Moved) -> Found | None:
+        if moved.said != HELD:
+            return None
+        n, result = len(moved.positions_ang), moved.result
         forces, rest = result[n : 4 * n].reshape(n, 3), result[4 * n :]
-        return said, Found(result[:n], forces, rest[:9].reshape(3, 3), float(rest[9]), rest[10:])
+        return Found(result[:n], forces, rest[:9].reshape(3, 3), float(rest[9]), rest[10:])
+
+
+class Helpers:
+    """Threads that make calls in compiled code alone: whoever puts them in does all the Python there is.
+
+    Python's own threads make one another wait for its lock, and fetch its objects from each other's caches.
+    """
+
+    def __init__(self, call: WholeCall, n: int) -> None:
+        self._call, self._kernels = call, call.kernels
+        self._tasks: dict[int, tuple[Moved, _Task]] = {}  # what they may still look at
+        self._address = self._kernels.helpers_begin(n, call._let_torch_use)
+
+    def put(self, moved: Moved) -> None:
+        """Let it be called as soon as somebody is free."""
+        task = self._call.task(moved)
+        self._tasks[id(moved)] = (moved, task)
+        self._kernels.helpers_put(self._address, ctypes.byref(task))
+
+    def finish(self, moved: Moved) -> Found | None:
+        """See `WholeCall.__call__`; who waits makes others in the meantime."""
+        task = self._tasks[id(moved)][1]
+        self._kernels.helpers_finish(self._address, ctypes.byref(task))
+        moved.said = task.said
+        del self._tasks[id(moved)]
+        return self._call._found(moved)
+
+    def close(self) -> None:
+        """Let nobody begin another call, and wait until all have stopped."""
+        self._kernels.helpers_end(self._address)
 
 
 def _origins_and_blocks(domain: TrainingDomain) -> tuple[torch.Tensor, torch.Tensor]:

@@ -124,11 +124,11 @@ class Engine:
         not told where it was.
         """
         sizes = [system.structure.n_atoms for system in self._systems.values()]
-        line = self._provider.line(sizes) if sizes and isinstance(self._provider, TakesOneByOne) else None
-        if line is not None:
-            with line as open_line:
-                yield from self._one_by_one(open_line, goes_on, n_steps)
-            return
+        if sizes and isinstance(self._provider, TakesOneByOne):
+            with self._provider.line(sizes) as line:
+                if line is not None:
+                    yield from self._one_by_one(line, goes_on, n_steps)
+                    return
         n_taken = 0
         while self._systems and (n_taken == 0 or goes_on()) and (n_steps is None or n_taken < n_steps):
             yield self.step(most_atoms)

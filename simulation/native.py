@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +17,22 @@ from equipot.simulation.admission import (
     Load,
     is_out_of_memory,
 )
-from equipot.simulation.providers import Evaluation, System, as_equipot_error, installed_version, numpy_pins
-from equipot.simulation.threads import LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Line, Threads, torch_threads
+from equipot.simulation.providers import (
+    Evaluation,
+    EvaluationLine,
+    System,
+    as_equipot_error,
+    installed_version,
+    numpy_pins,
+)
+from equipot.simulation.threads import AHEAD, LARGE_SYSTEM_ATOMS, LARGE_THREADS_PIN, Threads, torch_threads
 
 if TYPE_CHECKING:
     from equipot.models.graph import AtomGraph
     from equipot.models.neighbours import NeighbourSearch, Pairs
     from equipot.models.potential import Potential, Prediction
     from equipot.models.shared_graph import SharedGraph
+    from equipot.models.whole_call import Found, Helpers, Moved
 
 MOST_ATOMS_UNWATCHED = 250  # for which memory is not looked at, on a CPU
 
@@ -100,11 +109,28 @@ class NativeProvider:
     def evaluate(self, systems: Sequence[System]) -> list[Evaluation]:
         return self._evaluate_shared(systems) if self._shared else self._evaluate_each(systems)
 
-    def line(self, sizes: Sequence[int]) -> AbstractContextManager[Line[System, Evaluation]] | None:
-        """Small systems side by side; None if there is one thread, or a system wants all threads or memory."""
-        if self._shared or self._n_at_once == 1 or len(sizes) < 2 or max(sizes) > MOST_ATOMS_UNWATCHED:
-            return None
-        return self._threads.line(self._evaluate_one, self._n_at_once)
+    @contextmanager
+    def line(self, sizes: Sequence[int]) -> Iterator[EvaluationLine | None]:
+        """Small systems side by side; None for one system, or if one of them wants all threads or memory."""
+        if self._shared or len(sizes) < 2 or max(sizes) > MOST_ATOMS_UNWATCHED:
+            yield None
+            return
+        with self._line() as line:
+            yield line
+
+    @contextmanager
+    def _line(self) -> Iterator[EvaluationLine]:
+        """Of Python's threads, unless the potential has helpers in compiled code."""
+        helpers = self._potential.helpers(self._n_at_once - 1)
+        if helpers is None:
+            with self._threads.line(self._evaluate_one, self._n_at_once) as line:
+                yield line
+            return
+        try:
+            with torch_threads(1):
+                yield _CompiledLine(self, helpers, AHEAD * self._n_at_once)
+        finally:
+            helpers.close()
 
     def forget(self, key: Hashable) -> None:
         self._searches.pop(key, None)
@@ -114,8 +140,7 @@ class NativeProvider:
         """Small ones spread over the threads; what may need all memory, or gains by all threads, comes by itself."""
         small = [i for i, system in enumerate(systems) if not self._needs_room(system)]
         small.sort(key=lambda i: -len(systems[i].numbers))  # or a thread may begin a long one when the others are done
-        found = self._threads.map(self._evaluate_one, [systems[i] for i in small], self._n_at_once)
-        evaluations = dict(zip(small, found, strict=True))
+        evaluations = dict(zip(small, self._evaluate_small([systems[i] for i in small]), strict=True))
         for place, system in enumerate(systems):
             needs = place not in evaluations
             again = not needs and len(small) > 1 and isinstance(evaluations[place].error, OutOfMemoryError)
@@ -123,6 +148,15 @@ class NativeProvider:
                 with torch_threads(self._threads.n if _is_large(system) else 1):
                     evaluations[place] = self._evaluate_one(system, measured=True)
         return [evaluations[place] for place in range(len(systems))]
+
+    def _evaluate_small(self, systems: Sequence[System]) -> list[Evaluation]:
+        if len(systems) == 1:
+            with torch_threads(1):
+                return [self._evaluate_one(systems[0])]
+        with self._line() as line:
+            for system in systems:
+                line.put(system)
+            return [line.take() for _ in systems]
 
     def _search_of(self, system: System) -> NeighbourSearch:
         """Asked for by several threads, each for systems of its own."""
@@ -148,6 +182,25 @@ class NativeProvider:
         except Exception as error:
             return Evaluation.failed(self._as_equipot_error(error, system), len(system.numbers))
         return self._evaluation(system, prediction)
+
+    def call_for(self, system: System) -> Moved | None:
+        """The call by which a compiled potential evaluates a system, after a search for neighbours if need be; None
+        if there is none: `_evaluate_one` will do it, or say what is wrong."""
+        search, where = self._search_of(system), (system.numbers, system.positions_ang, system.cell_ang, system.pbc)
+        moved = self._potential.moved(search, *where, system.charge_e)
+        if moved is not None:
+            return moved
+        try:
+            graph = search.graph(*where)
+            self._refuse_too_large(Load(graph.n_atoms, graph.neighbours.size), system)
+            return self._potential.moved(search, *where, system.charge_e)
+        except Exception:
+            return None
+
+    def evaluation_of(self, moved: Moved, found: Found | None, system: System) -> Evaluation:
+        """What such a call has found."""
+        prediction = self._potential.prediction_of(moved, found, self._search_of(system), system.charge_e)
+        return self._evaluate_one(system) if prediction is None else self._evaluation(system, prediction)
 
     def _evaluate_graph(self, graph: AtomGraph, system: System, measured: bool) -> Prediction:
         load = Load(graph.n_atoms, graph.neighbours.size)
@@ -294,6 +347,27 @@ class NativeProvider:
         refusal = self._admission.too_large(Load(len(system.numbers), len(system.numbers) * width))
         refusal.__cause__ = error
         return refusal
+
+
+class _CompiledLine:
+    """A line whose calls are made by helpers; all else is done by who puts systems in and takes evaluations out."""
+
+    def __init__(self, provider: NativeProvider, helpers: Helpers, n_ahead: int) -> None:
+        self.n_ahead = n_ahead
+        self._provider, self._helpers = provider, helpers
+        self._places: deque[tuple[System, Moved | None]] = deque()
+
+    def put(self, item: System) -> None:
+        moved = self._provider.call_for(item)
+        if moved is not None:
+            self._helpers.put(moved)
+        self._places.append((item, moved))
+
+    def take(self) -> Evaluation:
+        system, moved = self._places.popleft()
+        if moved is None:
+            return self._provider._evaluate_one(system)
+        return self._provider.evaluation_of(moved, self._helpers.finish(moved), system)
 
 
 def _is_large(system: System) -> bool:

@@ -123,7 +123,7 @@ class EvaluationLine(Protocol):
 class TakesOneByOne(Protocol):
     """A force provider that computes while its caller does something else."""
 
-    def line(self, sizes: Sequence[int]) -> AbstractContextManager[EvaluationLine] | None:
+    def line(self, sizes: Sequence[int]) -> AbstractContextManager[EvaluationLine | None]:
         """A line for systems of so many atoms; None: better `evaluate` them together."""
 
 

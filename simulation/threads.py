@@ -112,9 +112,6 @@ class Threads:
 
     def map(self, function: Callable[[A], B], items: Sequence[A], n: int | None = None) -> list[B]:
         """The function of every item, in order."""
-        if len(items) == 1:
-            with torch_threads(1):
-                return [function(items[0])]
         with self.line(function, min(n or self.n, len(items))) as line:
             for item in items:
                 line.put(item)

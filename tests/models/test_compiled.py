@@ -28,6 +28,8 @@ from equipot.models.loading import load_potential
 from equipot.models.neighbours import NearRows, NeighbourSearch
 from equipot.models.potential import Potential, Prediction
 from equipot.models.whole_call import Around
+from equipot.simulation.native import NativeProvider
+from equipot.simulation.providers import System
 from equipot.structure import Structure
 from tests.models.conftest import ALL_KINDS, ethanol, graph_of, slab, triclinic_crystal
 
@@ -207,6 +209,61 @@ def test_a_pass_that_fails_in_a_whole_call_is_made_by_torch(fast: Potential, mon
     by_search(fast, other, structure)
     assert fast.evaluate_moved(other, *where) is None
     assert_same_bits(by_search(fast, other, structure), expected)
+
+
+def views_of(n: int) -> list[System]:
+    shapes = [ethanol(k) if k % 3 else triclinic_crystal() for k in range(n)]
+    return [System.of(shape, key=k) for k, shape in enumerate([*shapes[:-1], lone_atom()])]
+
+
+def test_helpers_in_compiled_code_give_each_system_its_own_bits(fast: Potential) -> None:
+    """From a first search on, as atoms move, and beside one that no compiled code takes."""
+    rng, systems = np.random.default_rng(0), views_of(12)
+    alone, crowds = NativeProvider(fast, 1), [NativeProvider(fast, n) for n in (1, 2, 4)]
+    for _ in range(10):
+        systems = [
+            replace(s, positions_ang=s.positions_ang + rng.normal(scale=0.04, size=(len(s.numbers), 3)))
+            for s in systems
+        ]
+        expected = [alone.evaluate([system])[0] for system in systems]
+        for crowd in crowds:
+            with crowd.line([len(system.numbers) for system in systems]) as line:
+                assert line is not None
+                for system in systems:
+                    line.put(system)
+                taken = [line.take() for _ in systems]
+            for got in (taken, crowd.evaluate(systems)):
+                for one, other in zip(got, expected, strict=True):
+                    assert one.energy_ev == other.energy_ev
+                    assert one.forces_ev_per_ang.tobytes() == other.forces_ev_per_ang.tobytes()
+                    assert one.domain_distance == other.domain_distance
+
+
+def test_helpers_that_are_closed_early_leave_everything_as_it_was(fast: Potential) -> None:
+    systems = views_of(40)
+    provider = NativeProvider(fast, 3)
+    expected = provider.evaluate(systems)
+    for n_taken in (0, 1, 7):
+        with provider.line([len(system.numbers) for system in systems]) as line:
+            assert line is not None
+            for system in systems:
+                line.put(system)
+            for place in range(n_taken):
+                assert line.take().energy_ev == expected[place].energy_ev
+    again = provider.evaluate(systems)
+    assert [one.energy_ev for one in again] == [one.energy_ev for one in expected]
+
+
+def test_what_is_wrong_with_one_system_in_a_line_is_said_of_it_alone(fast: Potential) -> None:
+    systems = views_of(6)
+    systems[2] = replace(systems[2], positions_ang=np.full_like(systems[2].positions_ang, np.nan))
+    provider = NativeProvider(fast, 2)
+    expected = [provider.evaluate([system])[0] for system in systems]
+    for _ in range(2):
+        found = provider.evaluate(systems)
+        for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert one.is_finite == (place != 2)
+            assert np.array_equal(one.energy_ev, other.energy_ev, equal_nan=True)
 
 
 @pytest.mark.long
