@@ -123,7 +123,10 @@ def _compiled(
     kernels = None if compiled is None else compiled_kernels()
     if compiled is None or kernels is None:
         return {"compiled": compiled}
-    call = WholeCall(compiled.runner, kernels, dtype, card.cutoff_ang, domain, uncertainty)
+    try:
+        call = WholeCall(compiled.runner, kernels, dtype, card.cutoff_ang, domain, uncertainty)
+    except AttributeError:  # a torch of another make
+        return {"compiled": compiled, "kernels": kernels}
     return {"compiled": compiled, "kernels": kernels, "whole_call": call}
 
 

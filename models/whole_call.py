@@ -144,7 +144,7 @@ class WholeCall:
         domain: TrainingDomain | None,
         uncertainty: ForceUncertainty | None,
     ) -> None:
-        """Raises AttributeError if torch's interface is another."""
+        """Raises AttributeError if torch has another interface."""
         library = runner.library
         address = {
             name: ctypes.cast(getattr(library, name), _POINTER)
@@ -181,43 +181,29 @@ class WholeCall:
         self._function = ctypes.cast(self._call, _POINTER)
         self.kernels = kernels
         set_threads = getattr(library, "_ZN2at15set_num_threadsEi", None)  # at::set_num_threads(int)
-        self._let_torch_use = None if set_threads is None else ctypes.cast(set_threads, _POINTER)
+        self.let_torch_use = None if set_threads is None else ctypes.cast(set_threads, _POINTER)
         self._has_spreads = factors is not None
 
     def __call__(self, moved: Moved) -> Found | None:
         """What was found, None if not HELD: then `moved.said` tells why."""
-        moved.said = self._call(
-            self._address,
-            moved.around.address,
-            moved.positions_ang.ctypes.data,
-            moved.squared_leeway,
-            moved.near.ctypes.data,
-            self._room_for(moved).ctypes.data,
-        )
+        moved.said = self._call(*self._arguments(moved))
         return self._found(moved)
 
     def helpers(self, n: int) -> Helpers | None:
         """So many threads that make calls; None where torch cannot be told to use one thread in them."""
-        return None if self._let_torch_use is None else Helpers(self, n)
+        return None if self.let_torch_use is None else Helpers(self, n)
 
     def task(self, moved: Moved) -> _Task:
         """The call as helpers take it."""
-        return _Task(
-            self._function,
-            self._address,
-            moved.around.address,
-            moved.positions_ang.ctypes.data,
-            moved.squared_leeway,
-            moved.near.ctypes.data,
-            self._room_for(moved).ctypes.data,
-            0,
-            FAILED,
-        )
+        return _Task(self._function, *self._arguments(moved), 0, FAILED)
 
-    def _room_for(self, moved: Moved) -> np.ndarray:
+    def _arguments(self, moved: Moved) -> tuple[Any, ...]:
+        """What the function takes, with room for its result."""
         n = len(moved.positions_ang)
         moved.result = np.empty(4 * n + 10 + (n if self._has_spreads else 0))
-        return moved.result
+        arrays = moved.near, moved.result
+        where = moved.positions_ang.ctypes.data
+        return self._address, moved.around.address, where, moved.squared_leeway, *(a.ctypes.data for a in arrays)
 
     def _found(self, moved: Moved) -> Found | None:
         if moved.said != HELD:
@@ -236,7 +222,9 @@ class Helpers:
     def __init__(self, call: WholeCall, n: int) -> None:
         self._call, self._kernels = call, call.kernels
         self._tasks: dict[int, tuple[Moved, _Task]] = {}  # what they may still look at
-        self._address = self._kernels.helpers_begin(n, call._let_torch_use)
+        self._address = self._kernels.helpers_begin(n, call.let_torch_use)
+        if not self._address:
+            raise MemoryError("no memory for threads")
 
     def put(self, moved: Moved) -> None:
         """Let it be called as soon as somebody is free."""

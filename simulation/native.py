@@ -187,19 +187,22 @@ class NativeProvider:
         """The call by which a compiled potential evaluates a system, after a search for neighbours if need be; None
         if there is none: `_evaluate_one` will do it, or say what is wrong."""
         search, where = self._search_of(system), (system.numbers, system.positions_ang, system.cell_ang, system.pbc)
-        moved = self._potential.moved(search, *where, system.charge_e)
-        if moved is not None:
-            return moved
         try:
-            graph = search.graph(*where)
-            self._refuse_too_large(Load(graph.n_atoms, graph.neighbours.size), system)
-            return self._potential.moved(search, *where, system.charge_e)
+            moved = self._potential.moved(search, *where, system.charge_e)
+            if moved is None:
+                graph = search.graph(*where)
+                self._refuse_too_large(Load(graph.n_atoms, graph.neighbours.size), system)
+                moved = self._potential.moved(search, *where, system.charge_e)
         except Exception:
             return None
+        return moved
 
     def evaluation_of(self, moved: Moved, found: Found | None, system: System) -> Evaluation:
         """What such a call has found."""
-        prediction = self._potential.prediction_of(moved, found, self._search_of(system), system.charge_e)
+        try:
+            prediction = self._potential.prediction_of(moved, found, self._search_of(system), system.charge_e)
+        except Exception as error:
+            return Evaluation.failed(self._as_equipot_error(error, system), len(system.numbers))
         return self._evaluate_one(system) if prediction is None else self._evaluation(system, prediction)
 
     def _evaluate_graph(self, graph: AtomGraph, system: System, measured: bool) -> Prediction:
