@@ -331,6 +331,8 @@ class Network(torch.nn.Module):
         only for a network that is conditioned.
         """
         a = self.architecture
+        if a.is_conditioned and condition is None:
+            raise ValueError("This network must be told the level of theory and the charge of each atom's system.")
         # A masked slot gets a harmless bond at the cutoff, where every radial function is zero.
         vectors_ang = torch.where(mask.unsqueeze(-1), vectors_ang, self.empty_bond)
         distance = vectors_ang.square().sum(-1).sqrt()
@@ -340,8 +342,8 @@ class Network(torch.nn.Module):
         unit = (vectors_ang / distance.unsqueeze(-1)).transpose(1, 2)
         crowding = envelope(distance / (2.0 * self.repulsion.reach_ang[pair]).clamp(max=a.cutoff_ang)).sum(-1)
         boundness = -torch.expm1(-BINDING_RATE * crowding)
-        told = None if self.films is None or condition is None else (condition, boundness)
-        kind = species if told is None else species + len(a.elements) * condition[:, 0]  # type: ignore[index]
+        told = None if condition is None else (condition, boundness)
+        kind = species if condition is None else species + len(a.elements) * condition[:, 0]
         learned, scalars = self._look(species, kind, pair, unit, radial, reverse, told)
         if self.is_chiral:  # the mean over a system and its mirror image is the true part of what is seen
             learned_mirrored, scalars_mirrored = self._look(species, kind, pair, -unit, radial, reverse, told)

@@ -138,6 +138,7 @@ class Evaluation:
     """A potential compared with labelled frames: all files together, and each by its path."""
 
     potential: PotentialCard
+    level_of_theory: str
     together: Comparison
     by_file: dict[str, Comparison]
     remarks: list[str]
@@ -153,34 +154,42 @@ def evaluate(
     device: str | None = None,
     dtype: str = "float64",
     n_threads: int = 1,
+    level_of_theory: str | None = None,
 ) -> Evaluation:
     """Errors of a potential (a name, or the path of a card) on files of labelled frames; forces may be missing.
+
+    `level_of_theory` is that of the labels, for a potential of several; without it its first.
 
     Raises FrameError naming the frames that cannot be used, unless they are to be skipped.
     """
     if not files:
         raise InvalidParameterError("There is nothing to evaluate on.", hint="Give one or more files.")
     with _threads(n_threads):
-        potential = load_potential(model, device=device, dtype=dtype)
+        potential = load_potential(model, device=device, dtype=dtype, level_of_theory=level_of_theory)
         specs = [file if isinstance(file, FileSpec) else FileSpec(path=file) for file in files]
         data, remarks = _checked(specs, potential, keys, units, skip_bad_frames)
         together = concatenate([part.frames for part in data])
-        store = FrameStore(together, potential.cutoff_ang, potential.reference_ev)
+        head = np.full(len(together), potential.head)
+        architecture = potential.network.architecture
+        store = FrameStore(together, potential.cutoff_ang, potential.reference_ev, architecture, head)
         store.move_to(potential.torch_device)
         comparison = compare(potential.network, store)
     sizes = [len(part.frames) for part in data]
     owner = np.repeat(np.arange(len(data)), sizes)
     by_file = {part.path.as_posix(): comparison.of_frames(owner == i) for i, part in enumerate(data)}
-    return Evaluation(potential.card, comparison, by_file, remarks + _offset_remark(comparison))
+    return Evaluation(
+        potential.card, potential.level_of_theory, comparison, by_file, remarks + _offset_remark(comparison)
+    )
 
 
 def _checked(
     specs: Sequence[FileSpec], potential: Potential, keys: Keys | None, units: Units | None, skip: bool
 ) -> tuple[list[DataFile], list[str]]:
-    level = potential.card.level_of_theory
+    level = potential.level_of_theory
     data = [with_forces_of_single_atoms(read_data_file(spec, level, keys, units)) for spec in specs]
     elements = [NUMBERS[symbol] for symbol in potential.elements]
-    problems = [p for part in data for p in problems_of(part, need_forces=False, elements=elements)]
+    charges = potential.charges if potential.network.architecture.charges else None
+    problems = [p for part in data for p in problems_of(part, need_forces=False, elements=elements, charges=charges)]
     remarks = [remark for part in data for remark in part.remarks]
     if not skip:
         refuse(problems, data)

@@ -29,8 +29,14 @@ def with_forces_of_single_atoms(data: DataFile) -> DataFile:
     return replace(data, frames=replace(frames, forces_ev_per_ang=forces))
 
 
-def problems_of(data: DataFile, *, need_forces: bool = True, elements: Sequence[int] | None = None) -> list[Problem]:
-    """What is wrong with single frames of a file; `elements` are those a potential is made for."""
+def problems_of(
+    data: DataFile,
+    *,
+    need_forces: bool = True,
+    elements: Sequence[int] | None = None,
+    charges: Sequence[int] | None = None,
+) -> list[Problem]:
+    """What is wrong with single frames of a file; `elements` and `charges` are those a potential is made for."""
     frames = data.frames
     found = [(i, what) for i, what in frames.problems(need_forces=need_forces, copies=False)]
     if elements is not None:
@@ -39,6 +45,13 @@ def problems_of(data: DataFile, *, need_forces: bool = True, elements: Sequence[
             if foreign:
                 names = ", ".join(SYMBOLS[z] if 0 < z < len(SYMBOLS) else str(z) for z in foreign)
                 found.append((i, f"has {names}, which the potential is not made for"))
+    if charges is not None:
+        known = ", ".join(f"{q:+d}" if q else "0" for q in charges)
+        found += [
+            (i, f"has a charge of {charge:+d} e, which the potential is not made for (it knows {known})")
+            for i, charge in enumerate(frames.charge.tolist())
+            if charge not in charges
+        ]
     problems = [Problem(data.path, int(data.index[i]), what) for i, what in found]
     return sorted([*data.problems, *problems], key=lambda problem: problem.index)
 

@@ -40,6 +40,7 @@ FORCES_KEYS = ("ref_forces", "dft_forces", "forces", "ref_force", "dft_force", "
 STRESS_KEYS = ("ref_stress", "dft_stress", "stress")
 VIRIAL_KEYS = ("ref_virial", "dft_virial", "virial", "ref_virials", "virials")
 ASE_ORDER = "xx yy zz yz xz xy"
+MAX_CHARGE_E = 100
 
 
 class Convention(BaseModel):
@@ -56,6 +57,7 @@ class Keys(Convention):
     stress: str | None = None
     virial: str | None = None
     config_type: str = "config_type"
+    charge: str = Field("charge", description="total charge of a frame in e, a whole number; without it 0")
 
 
 def _factor(unit: str, units: dict[str, float]) -> float:
@@ -123,6 +125,7 @@ class Labels(Convention):
     stress: str | None
     virial: str | None
     config_type: str
+    charge: str
     passed_over: list[str] = []
 
     @classmethod
@@ -144,6 +147,7 @@ class Labels(Convention):
             stress=choose(keys.stress, STRESS_KEYS),
             virial=choose(keys.virial, VIRIAL_KEYS),
             config_type=keys.config_type,
+            charge=keys.charge,
             passed_over=passed_over,
         )
 
@@ -181,7 +185,18 @@ def frame_in_ev_and_ang(raw: RawFrame, labels: Labels, units: Units) -> Frame:
         stress_ev_per_ang3=_stress(value(labels.stress), value(labels.virial), cell, units),
         config_type=str(raw.info.get(labels.config_type, "unknown")),
         group=str(raw.info.get("group") or "") or formula(raw.numbers),
+        charge=_charge(raw.info.get(labels.charge, 0)),
     )
+
+
+def _charge(given: Any) -> int:
+    try:
+        charge = float(given)
+    except (ValueError, TypeError):
+        raise ValueError(f"has a charge that is not a number: {given!r}") from None
+    if not charge.is_integer() or abs(charge) > MAX_CHARGE_E:
+        raise ValueError(f"has a charge of {charge:g} e, not a whole number up to {MAX_CHARGE_E}")
+    return int(charge)
 
 
 def _stress(stress: Any, virial: Any, cell_ang: Floats, units: Units) -> Floats:

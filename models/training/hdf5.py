@@ -9,6 +9,7 @@
         pbc               (3,) or (n_frames, 3)           optional; periodic where there is a cell
         stress or virial  (n_frames, 6) or (n_frames, 3, 3)   optional
         config_type       (n_frames,) strings, or an attribute of the group; optional
+        charge            (n_frames,) whole numbers in e, or an attribute of the group; optional
 
 Frames count through the file in the order of the groups' names. `atomic_numbers` and `coordinates` are understood
 too; the keys of labels are those of any other file.

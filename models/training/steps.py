@@ -207,6 +207,9 @@ class RecordedSteps:
             max(self._room.n_atoms, *(shape.n_atoms for shape in shapes)),
             0,
         )
+        if room != self._room and self._device.type == "cuda":  # recording takes long: leave room for larger batches
+            spread = int(self._store.sizes.max() - self._store.sizes.min())
+            room = BatchShape(room.n_frames + room.n_frames // 4 * (spread > 0), room.n_atoms + spread // 4, 0)
         if room != self._room or loss != self._loss:
             self._replays.clear()
             self._room, self._loss = room, loss

@@ -118,6 +118,9 @@ def evaluate(
     device: DeviceChoice = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Precision.")] = "float64",
     threads: Threads = 1,
+    level_of_theory: Annotated[
+        str | None, typer.Option(help="Of the labels, for a potential that knows several; without it its first.")
+    ] = None,
 ) -> None:
     """How wrong a potential is on labelled frames: MAE and RMSE of energies, forces and stresses.
 
@@ -138,6 +141,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         n_threads=threads,
+        level_of_theory=level_of_theory,
     )
     for remark in evaluation.remarks:
         err.print(Text(remark), soft_wrap=True)
@@ -148,9 +152,12 @@ def evaluate(
             err.print(Text(f"  {path}", style="dim"), soft_wrap=True)
     if as_json:
         card = evaluation.potential
-        show_json({"model": card.name, "sha256": card.weights_sha256, "by": by, "errors": summaries})
+        level = evaluation.level_of_theory
+        show_json(
+            {"model": card.name, "sha256": card.weights_sha256, "level_of_theory": level, "by": by, "errors": summaries}
+        )
     else:
-        out.print(error_table(f"{evaluation.potential.name} ({evaluation.potential.level_of_theory})", summaries, by))
+        out.print(error_table(f"{evaluation.potential.name} ({evaluation.level_of_theory})", summaries, by))
 
 
 def _summaries(evaluation: Evaluation, by: str) -> Mapping[str, Mapping[str, float]]:

@@ -15,13 +15,13 @@ from ase import Atoms
 from ase.build import molecule
 
 from equipot.calculator.ase import EquipotCalculator
-from equipot.errors import InvalidParameterError, UnsupportedElementError
+from equipot.errors import InvalidParameterError, InvalidStructureError, UnsupportedElementError
 from equipot.models.graph import AtomGraph, batch_graphs
 from equipot.models.loading import load_potential
 from equipot.models.neighbours import NeighbourSearch
 from equipot.models.network import Architecture, Network
 from equipot.models.potential import eager_pass, graph_tensors
-from equipot.models.training.api import train
+from equipot.models.training.api import evaluate, train
 from equipot.models.training.frames import Frame, FrameSet, concatenate
 from equipot.models.training.uncertainty import add_to
 from equipot.simulation.api import relax
@@ -158,6 +158,48 @@ def test_what_was_not_trained_is_refused_with_what_is_known(trained: tuple[Path,
     methanol.calc = EquipotCalculator(card_path, level_of_theory=SECOND)
     with pytest.raises(UnsupportedElementError, match="does not know C"):
         methanol.get_potential_energy()
+
+
+@pytest.mark.filterwarnings("ignore::equipot.calculator.base.OutsideTrainingDomainWarning")
+@pytest.mark.parametrize(("level", "name", "charge"), [(None, "H2O", 0), (None, "CH4", 1), (SECOND, "H2O", 0)])
+def test_evaluate_asks_at_the_level_and_charge_of_the_frames(
+    trained: tuple[Path, FrameSet], tmp_path: Path, level: str | None, name: str, charge: int
+) -> None:
+    card_path, _ = trained
+    frames = shaken(name, 3, 1.0, charge, 21)
+    blocks = []
+    for frame in frames:
+        rows = [[s, *frame.positions_ang[i], *frame.forces_ev_per_ang[i]] for i, s in enumerate(molecule(name).symbols)]
+        head = f'Properties=species:S:1:pos:R:3:forces:R:3 energy={frame.energy_ev} charge={charge} pbc="F F F"'
+        blocks.append("\n".join([str(len(rows)), head, *(" ".join(map(str, row)) for row in rows)]))
+    path = tmp_path / "frames.extxyz"
+    path.write_text("\n".join(blocks) + "\n")
+    evaluation = evaluate(card_path, [path], level_of_theory=level)
+    assert evaluation.level_of_theory == (level or FIRST)
+    expected = []
+    for frame in frames:
+        atoms = Atoms(frame.numbers, frame.positions_ang)
+        atoms.calc = EquipotCalculator(card_path, level_of_theory=level, charge=charge)
+        expected.append(atoms.get_potential_energy())
+    np.testing.assert_allclose(evaluation.together.energy_ev[:, 1], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("charge", "reason"), [("-1", r"charge of -1 e.*knows 0, \+1"), ("0.5", "0.5 e, not a whole"), ("some", "'some'")]
+)
+def test_frames_of_a_charge_that_cannot_be_judged_are_named(
+    trained: tuple[Path, FrameSet], tmp_path: Path, charge: str, reason: str
+) -> None:
+    path = tmp_path / "frames.extxyz"
+    path.write_text(f"1\nProperties=species:S:1:pos:R:3 energy=0.0 charge={charge}\nO 0 0 0\n")
+    with pytest.raises(InvalidStructureError, match=reason):
+        evaluate(trained[0], [path])
+
+
+def test_a_conditioned_network_that_is_told_nothing_refuses_to_guess() -> None:
+    tensors = graph_tensors(graph_of(molecule("H2O")), torch.float64, CPU, CONDITIONED)
+    with pytest.raises(ValueError, match="must be told"):
+        network_of(CONDITIONED)(*tensors[:5])
 
 
 @pytest.mark.filterwarnings("ignore::equipot.calculator.base.OutsideTrainingDomainWarning")  # neutral methane is new
