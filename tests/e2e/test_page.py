@@ -217,11 +217,11 @@ def test_level_of_theory_and_charge_are_chosen_refused_at_their_fields_and_told_
 ) -> None:
     page = visit.open()
     visit.bring(repository / "tests/data/structures/acetate_anion.extxyz")
-    assert page.input_value("[data-field=model] select") == "organic-2"  # the one that knows a charge of -1
+    assert page.input_value("[data-field=model] select") == "organic-3"  # the one that knows a charge of -1
     assert page.input_value("[data-field=charge] input") == "-1"
     page.select_option("[data-field=level_of_theory] select", "PBE/def2-SVP")
     page.wait_for_selector("[data-field=charge].wrong")
-    assert "organic-2 at PBE/def2-SVP" in page.inner_text("[data-field=charge] .error")
+    assert "organic-3 at PBE/def2-SVP" in page.inner_text("[data-field=charge] .error")
     page.fill("[data-field=charge] input", "0")
     page.wait_for_selector("[data-field=charge]:not(.wrong)")
     visit.until("document.querySelector('.estimate').textContent.includes('7 atoms')")

@@ -270,7 +270,7 @@ def test_what_is_wrong_with_one_system_in_a_line_is_said_of_it_alone(fast: Poten
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("model", "dtype", "charge_e"),
-    [("organic", "float32", 0), ("organic-2", "float64", 1), ("organic-2", "float32", 0)],
+    [("organic", "float32", 0), ("organic-3", "float64", 1), ("organic-3", "float32", 0)],
 )
 def test_a_whole_call_has_the_same_bits_in_either_precision_and_with_a_charge(
     compiler: None, model: str, dtype: str, charge_e: float

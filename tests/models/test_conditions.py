@@ -234,11 +234,12 @@ def test_the_expected_error_grows_away_from_what_was_learned(trained: tuple[Path
 
 @pytest.mark.filterwarnings("ignore::equipot.calculator.base.OutsideTrainingDomainWarning")
 def test_a_shipped_potential_says_how_wrong_its_forces_may_be_and_a_run_can_be_stopped_by_it() -> None:
-    potential = load_potential("organic-2", device="cpu")
+    potential = load_potential("organic-3", device="cpu")
     assert potential.card.uncertainty is not None
     expected, found = np.array(potential.card.uncertainty.curve).T
     assert (np.diff(expected) > 0).all()
-    assert np.abs(np.log(found / expected)).max() < 0.2
+    assert (found < 1.15 * expected).all()  # never much worse than said
+    assert (found > 0.75 * expected).all()
     errors = []
     for stretch in (1.0, 1.2, 1.4):
         ethanol = molecule("CH3CH2OH")

@@ -242,11 +242,11 @@ def test_charge_and_level_of_theory_are_options_and_the_result_says_the_level(
     in_process: Callable[..., Said], tmp_path: Path
 ) -> None:
     (tmp_path / "hydroxide.xyz").write_text("2\n\nO 0 0 0\nH 0 0 0.97\n")
-    command = ("singlepoint", "hydroxide.xyz", "-m", "organic-2")
+    command = ("singlepoint", "hydroxide.xyz", "-m", "organic-3")
     (ion,) = json.loads(in_process(*command, "--charge", "-1", "--json").stdout)["systems"]
     (neutral,) = json.loads(in_process(*command, "--level-of-theory", "pbe/def2-svp", "--json").stdout)["systems"]
     assert (ion["level_of_theory"], neutral["level_of_theory"]) == ("GFN2-xTB", "PBE/def2-SVP")
-    charged = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": -1}, calculator=EquipotCalculator("organic-2"))
+    charged = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": -1}, calculator=EquipotCalculator("organic-3"))
     assert ion["energy_ev"] == charged.get_potential_energy()
     assert "charge: -1.0" in in_process(*command, "--charge", "-1", "--print-request").stdout
     refused = in_process(*command, "--charge", "-1", "--level-of-theory", "PBE/def2-SVP")
@@ -424,7 +424,7 @@ def test_models_are_listed_with_their_elements_and_shown_with_their_limits(in_pr
     shown = in_process("models", "tiny").stdout
     assert "H C N O Si Cu" in shown
     assert "For tests only." in shown
-    for words in ("models", "models organic-2"):  # every level that can be asked for
+    for words in ("models", "models organic-3"):  # every level that can be asked for
         assert "wB97M-D3(BJ)/def2-TZVPPD" in in_process(*words.split()).stdout
     listed = json.loads(in_process("models", "--json").stdout)
     assert "tiny-1" in [model["name"] for model in listed["models"]]

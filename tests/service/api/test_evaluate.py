@@ -131,7 +131,7 @@ PBE = "PBE/def2-SVP"
 
 
 def test_level_of_theory_and_charge_are_those_of_the_local_calculator(working_api: LiveApi, data_dir: Path) -> None:
-    """`organic-2` speaks several levels; a charge stands in the atoms, or in the calculator for those that say none."""
+    """`organic-3` speaks several levels; a charge stands in the atoms, or in the calculator for those that say none."""
     acetate = read(data_dir / "structures" / ACETATE)
     assert isinstance(acetate, Atoms)
     for atoms, options in (
@@ -140,8 +140,8 @@ def test_level_of_theory_and_charge_are_those_of_the_local_calculator(working_ap
         (molecule("CH3COOH"), {"level_of_theory": PBE}),
     ):
         here, there = atoms.copy(), atoms.copy()
-        here.calc = EquipotCalculator("organic-2", **options)
-        there.calc = RemoteCalculator(working_api.url, "organic-2", **options)
+        here.calc = EquipotCalculator("organic-3", **options)
+        there.calc = RemoteCalculator(working_api.url, "organic-3", **options)
         assert there.get_potential_energy() == here.get_potential_energy()
         assert np.array_equal(there.get_forces(), here.get_forces())
         level = options.get("level_of_theory", "GFN2-xTB")
@@ -157,17 +157,17 @@ def test_a_level_or_a_charge_that_was_not_trained_on_is_a_typed_error_of_client_
     acetate = read(data_dir / "structures" / ACETATE)
     assert isinstance(acetate, Atoms)
     with Client(working_api.url) as client:
-        answer = client.evaluate(acetate, "organic-2")
+        answer = client.evaluate(acetate, "organic-3")
         assert answer["level_of_theory"] == "GFN2-xTB"
         with pytest.raises(InvalidParameterError, match="does not know the level of theory 'PBE'") as level:
-            client.evaluate(molecule("H2O"), "organic-2", level_of_theory="PBE")
+            client.evaluate(molecule("H2O"), "organic-3", level_of_theory="PBE")
         assert (level.value.culprits[0].pointer, PBE in level.value.hint) == ("/level_of_theory", True)
-        with pytest.raises(InvalidParameterError, match=r"organic-2 at PBE/def2-SVP.*charge of -1 e") as charge:
-            client.evaluate(acetate, "organic-2", level_of_theory=PBE)
+        with pytest.raises(InvalidParameterError, match=r"organic-3 at PBE/def2-SVP.*charge of -1 e") as charge:
+            client.evaluate(acetate, "organic-3", level_of_theory=PBE)
         assert charge.value.culprits[0].pointer == "/structures/0/charge"
-        with pytest.raises(UnsupportedElementError, match="'organic-2 at PBE/def2-SVP' does not know F"):
-            client.relax(molecule("HF"), "organic-2", level_of_theory=PBE)
-    acetate.calc = RemoteCalculator(working_api.url, "organic-2", level_of_theory=PBE)
+        with pytest.raises(UnsupportedElementError, match="'organic-3 at PBE/def2-SVP' does not know F"):
+            client.relax(molecule("HF"), "organic-3", level_of_theory=PBE)
+    acetate.calc = RemoteCalculator(working_api.url, "organic-3", level_of_theory=PBE)
     with pytest.raises(InvalidParameterError, match="charge of -1 e"):
         acetate.get_potential_energy()
 
@@ -183,11 +183,11 @@ def test_a_charge_may_stand_beside_a_stored_or_a_written_structure(working_api: 
         {"format": "xyz", "text": text, "charge": -1, "spin_multiplicity": 1},
         {"structure_id": stored},
     ]
-    answer = working_api.http.post("/v1/evaluate", json={"model": "organic-2", "structures": structures}).json()
+    answer = working_api.http.post("/v1/evaluate", json={"model": "organic-3", "structures": structures}).json()
     energies = [item["energy_ev"] for item in answer["items"]]
     assert energies[0] == energies[1] == energies[2] != energies[3]
     for beside, pointer in (({"charge": "none"}, "charge"), ({"charge": -4}, "charge"), ({"masses": [1]}, "masses")):
-        body = {"model": "organic-2", "structures": [{"structure_id": stored, **beside}]}
+        body = {"model": "organic-3", "structures": [{"structure_id": stored, **beside}]}
         refused = working_api.http.post("/v1/evaluate", json=body)
         assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/structures/0/{pointer}")
 
