@@ -1,17 +1,16 @@
-"""Physical sanity of a potential as a table: python benchmarks/sanity.py [MODEL ...] [--drift-ps 10] [--json FILE]
+"""Physical sanity of a potential as a table: python benchmarks/sanity.py [MODEL ...] [--drift-ps 10] [--write]
 
 Short-range repulsion of every pair of elements down to 0.5 Å, additivity of two molecules far apart, the drift of the
 energy in NVE dynamics, and for crystals lattice constants, elastic constants, vacancy energies and phonons. References:
 lattice constants with PBE (Tran, Stelzl, Blaha, J. Chem. Phys. 144, 204120, 2016); elastic constants from experiment
 (Simmons and Wang, Single Crystal Elastic Constants, 1971); vacancy energies from experiment (Ehrhart, Landolt-Börnstein
-III/25, 1991; Si and Ge: DFT, about).
+III/25, 1991; Si and Ge: DFT, about). --write puts what was found on the card of the potential.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,9 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from equipot import EquipotCalculator, load_potential, run_md
+from equipot.cards import Crystal, CrystalCheck, Sanity, find_model, read_card
 from equipot.elements import COVALENT_RADII_ANG, NUMBERS
+from equipot.models.training.files import write_whole
 
 #: lattice, PBE lattice constant (Å), C11, C12, C44 (GPa), vacancy formation energy (eV)
 CRYSTALS = {
@@ -154,61 +155,79 @@ def lowest_phonon_thz(symbol: str, a_ang: float, model: str, repeats: int = 4) -
     return float(np.sign(lowest) * np.sqrt(abs(lowest)) * to_thz)
 
 
-def crystal_row(symbol: str, model: str) -> dict[str, float]:
-    """Everything of one element."""
+def check_of_crystal(symbol: str, model: str) -> CrystalCheck:
+    """Everything of one element, rounded to what it is worth."""
     _, a = lattice_constant(symbol, model)
-    c11, c12, c44 = elastic_constants_gpa(symbol, a, model)
-    return {
-        "a_ang": a,
-        "c11_gpa": c11,
-        "c12_gpa": c12,
-        "c44_gpa": c44,
-        "vacancy_ev": vacancy_energy_ev(symbol, a, model),
-        "lowest_phonon_thz": lowest_phonon_thz(symbol, a, model),
-    }
+    elastic = elastic_constants_gpa(symbol, a, model)
+    found = _crystal(a, elastic, vacancy_energy_ev(symbol, a, model), lowest_phonon_thz(symbol, a, model))
+    return CrystalCheck(found=found, reference=_crystal(*CRYSTALS[symbol][1:]))
 
 
-def report(model: str, drift_ps: float) -> dict[str, object]:
-    """All that can be asked of a potential."""
+def _crystal(
+    a_ang: float, elastic_gpa: tuple[float, float, float], vacancy_ev: float, phonon_thz: float | None = None
+) -> Crystal:
+    c11, c12, c44 = (round(c, 1) for c in elastic_gpa)
+    return Crystal(
+        a_ang=round(a_ang, 3),
+        c11_gpa=c11,
+        c12_gpa=c12,
+        c44_gpa=c44,
+        vacancy_ev=round(vacancy_ev, 2),
+        lowest_phonon_thz=None if phonon_thz is None else round(phonon_thz, 2),
+    )
+
+
+def check(model: str, drift_ps: float) -> Sanity:
+    """All that can be asked of a potential, printed as it is found."""
     potential = load_potential(model)
     print(f"\n{potential.name}: {potential.level_of_theory}")
-    holes = attractive_pairs(model)
-    n = len(potential.elements)
-    print(
-        f"pairs of elements that attract below 0.65 of a bond, down to 0.5 Å: {len(holes)} of {n * (n + 1) // 2}", holes
+    holes, n = attractive_pairs(model), len(potential.elements)
+    found = Sanity(
+        attractive_pairs=holes, n_pairs=n * (n + 1) // 2, additivity_error_ev=float(f"{additivity_error_ev(model):.1e}")
     )
-    found: dict[str, object] = {"attractive_pairs": holes, "additivity_error_ev": additivity_error_ev(model)}
-    print(f"|E(A+B far) - E(A) - E(B)|: {found['additivity_error_ev']:.1e} eV")
+    print(f"pairs of elements that attract below 0.65 of a bond, down to 0.5 Å: {len(holes)} of {found.n_pairs}", holes)
+    print(f"|E(A+B far) - E(A) - E(B)|: {found.additivity_error_ev:.1e} eV")
     if drift_ps:
         system = molecule("CH3CH2OH") if {"H", "C", "O"} <= set(potential.elements) else bulk("Si", cubic=True)
-        found["drift_ev_per_atom"] = drift_ev_per_atom(model, system, drift_ps)
-        print(f"NVE drift of {system.symbols}, slope x 50 ps: {found['drift_ev_per_atom']:.1e} eV/atom")
-    crystals = [symbol for symbol in CRYSTALS if symbol in potential.elements and potential.card.has_stress]
-    if crystals:
+        drift = drift_ev_per_atom(model, system, drift_ps)
+        found = found.model_copy(update={"nve_drift_ev_per_atom": float(f"{drift:.1e}")})
+        print(f"NVE drift of {system.symbols}, slope x 50 ps: {drift:.1e} eV/atom")
+    symbols = [symbol for symbol in CRYSTALS if symbol in potential.elements and potential.card.has_stress]
+    if symbols:
         print("\n| | a, Å (PBE) | C11 | C12 | C44, GPa (experiment) | vacancy, eV (reference) | lowest phonon, THz |")
         print("|---|---|---|---|---|---|---|")
-    for symbol in crystals:
-        row = crystal_row(symbol, model)
-        found[symbol] = row
-        _, a, (c11, c12, c44), vacancy = CRYSTALS[symbol]
+    crystals = {}
+    for symbol in symbols:
+        crystals[symbol] = check_of_crystal(symbol, model)
+        ours, theirs = crystals[symbol].found, crystals[symbol].reference
         print(
-            f"| {symbol} | {row['a_ang']:.3f} ({a}) "
-            f"| {row['c11_gpa']:.0f} ({c11:.0f}) | {row['c12_gpa']:.0f} ({c12:.0f}) | {row['c44_gpa']:.0f} ({c44:.0f}) "
-            f"| {row['vacancy_ev']:.2f} ({vacancy}) | {row['lowest_phonon_thz']:.2f} |",
+            f"| {symbol} | {ours.a_ang:.3f} ({theirs.a_ang}) "
+            f"| {ours.c11_gpa:.0f} ({theirs.c11_gpa:.0f}) | {ours.c12_gpa:.0f} ({theirs.c12_gpa:.0f}) "
+            f"| {ours.c44_gpa:.0f} ({theirs.c44_gpa:.0f}) | {ours.vacancy_ev:.2f} ({theirs.vacancy_ev}) "
+            f"| {ours.lowest_phonon_thz:.2f} |",
             flush=True,
         )
-    return found
+    return found.model_copy(update={"crystals": crystals})
+
+
+def write_on_card(model: str, sanity: Sanity) -> None:
+    """Put it on the card; the weights, and so what the card says of them, stay."""
+    path, card = (Path(model), read_card(Path(model))) if model.endswith(".json") else find_model(model)
+    card = card.model_copy(update={"sanity": sanity})
+    write_whole(path, (card.model_dump_json(indent=2, exclude_none=True) + "\n").encode())
+    print(f"written: {path}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["organic", "elements"], help="names, or paths of cards")
     parser.add_argument("--drift-ps", type=float, default=10.0, help="length of the NVE dynamics; 0: none")
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--write", action="store_true", help="put what was found on the potential's card")
     arguments = parser.parse_args()
-    found = {model: report(model, arguments.drift_ps) for model in arguments.models}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    for model in arguments.models:
+        found = check(model, arguments.drift_ps)
+        if arguments.write:
+            write_on_card(model, found)
 
 
 if __name__ == "__main__":

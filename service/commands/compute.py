@@ -27,7 +27,7 @@ EXAMPLES: dict[JobKind, Sequence[str]] = {
     "relax": (
         "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 -o ethanol-relaxed",
         "equipot relax silicon.cif -m elements --optimizer lbfgs --cell-filter frechet --pressure-gpa 5",
-        "equipot relax acetate.xyz -m organic-3 --charge -1",
+        "equipot relax acetate.xyz -m organic --charge -1",
         "equipot relax conformers.sdf --skip-invalid -o relaxed.extxyz --server http://gpu-box:8000",
         "equipot relax ethanol.xyz --fmax-ev-per-ang 0.01 --print-request > relax.yaml",
     ),

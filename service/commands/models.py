@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equipot.calculator.plugins import CalculatorPlugin, find_calculators
-from equipot.cards import PotentialCard, find_model, registry
+from equipot.cards import PotentialCard, Sanity, find_model, registry
 from equipot.elements import NUMBERS, SYMBOLS
 from equipot.service.commands.completion import model_names
 from equipot.service.commands.display import err, out, show_json
@@ -173,5 +173,41 @@ def _show(card: PotentialCard) -> None:
         for tenth, (expected, found) in enumerate(card.uncertainty.curve, 1):
             table.add_row(str(tenth), f"{expected:.0f}", f"{found:.0f}")
         out.print(table)
+    if card.sanity is not None:
+        _show_sanity(card.sanity)
     for limit in card.limits:
         out.print(Text(f"• {limit}"))
+
+
+def _show_sanity(sanity: Sanity) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.title, grid.title_justify = "physical sanity", "left"
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    holes = ", ".join(f"{first}-{second} below {ang:g} Å" for first, second, ang in sanity.attractive_pairs) or "none"
+    rows = [
+        (f"of {sanity.n_pairs} pairs of elements attract at short range", holes),
+        ("|E(A + B far apart) - E(A) - E(B)|", f"{sanity.additivity_error_ev:.1e} eV"),
+    ]
+    if sanity.nve_drift_ev_per_atom is not None:
+        rows.append(("drift of the energy in 50 ps of NVE", f"{sanity.nve_drift_ev_per_atom:.1e} eV/atom"))
+    for key, value in rows:
+        grid.add_row(key, value)
+    out.print(grid)
+    if not sanity.crystals:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False, title="crystals (reference)", title_justify="left")
+    for heading in ("", "a, Å", "C11, GPa", "C12", "C44", "vacancy, eV", "lowest phonon, THz"):
+        table.add_column(heading, justify="right")
+    for symbol, crystal in sanity.crystals.items():
+        ours, theirs = crystal.found, crystal.reference
+        table.add_row(
+            symbol,
+            f"{ours.a_ang:.3f} ({theirs.a_ang:.3f})",
+            f"{ours.c11_gpa:.0f} ({theirs.c11_gpa:.0f})",
+            f"{ours.c12_gpa:.0f} ({theirs.c12_gpa:.0f})",
+            f"{ours.c44_gpa:.0f} ({theirs.c44_gpa:.0f})",
+            f"{ours.vacancy_ev:.2f} ({theirs.vacancy_ev:.2f})",
+            "" if ours.lowest_phonon_thz is None else f"{ours.lowest_phonon_thz:.2f}",
+        )
+    out.print(table)

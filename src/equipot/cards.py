@@ -83,6 +83,40 @@ class Uncertainty(Card):
     n_frames: int
 
 
+class Crystal(Card):
+    """A crystal of an element: lattice constant (Å), elastic constants, energy of a vacancy, and the lowest
+    phonon frequency at the wave vectors of a 4 x 4 x 4 supercell (imaginary ones are negative)."""
+
+    a_ang: float
+    c11_gpa: float
+    c12_gpa: float
+    c44_gpa: float
+    vacancy_ev: float
+    lowest_phonon_thz: float | None = None
+
+
+class CrystalCheck(Card):
+    """A crystal of the potential beside its reference (which, says benchmarks/sanity.py)."""
+
+    found: Crystal
+    reference: Crystal
+
+
+class Sanity(Card):
+    """Physics that a potential was held against, by benchmarks/sanity.py.
+
+    `attractive_pairs`: two elements and the distance (Å) from which on they attract each other below 0.65 of a bond,
+    down to 0.5 Å; `additivity_error_ev` is |E(A + B, 30 Å apart) - E(A) - E(B)|; `nve_drift_ev_per_atom` the slope of a
+    linear fit to the total energy at steps of 0.5 fs, times 50 ps.
+    """
+
+    attractive_pairs: list[tuple[str, str, float]]
+    n_pairs: int
+    additivity_error_ev: float
+    nve_drift_ev_per_atom: float | None = None
+    crystals: dict[str, CrystalCheck] = {}
+
+
 class PotentialCard(Card):
     """What a potential is: enough to build it, to trust it and to know where it ends."""
 
@@ -102,6 +136,7 @@ class PotentialCard(Card):
     charges: list[int] = []  # that it was told in training; none: it knows nothing of charges
     domain_threshold: float | None = None
     uncertainty: Uncertainty | None = None
+    sanity: Sanity | None = None
     training_data: TrainingData
     training: dict[str, Any]
     test_errors: list[TestError]
