@@ -1,13 +1,15 @@
 """What a change of the network is worth: each variant learns acetylacetone for the same time, and is judged.
 
-Beside sizes, four changes of the layers that were considered for the potential: products of independent mixes instead
-of powers of one function; SwiGLU on the sphere, with a gate of scalars so that it stays exactly equivariant; messages
-weighed by a smooth attention; and a norm of the features of all degrees together.
+Beside sizes, losses and batches, changes of the layers that were considered for the potential: products of
+independent mixes instead of powers of one function; SwiGLU on the sphere, with a gate of scalars so that it stays
+exactly equivariant; messages weighed by a smooth attention; a norm of the features of all degrees together; and
+radial functions with less or more freedom.
 
     python benchmarks/network_variants.py --data data --seconds 150 --device cuda --out variants.json
+    python benchmarks/network_variants.py --data data --seconds 450 --only "absolute errors" --out absolute.json
 
-On a GPU all of them learn side by side, in threads; on a CPU one after the other. Errors are RMSE on the 50 validation
-frames in meV and meV/Å; the test sets are not looked at.
+On a GPU all of them learn side by side, in threads; on a CPU one after the other, or one in each process (--only).
+Errors are RMSE on the 50 validation frames in meV and meV/Å; the test sets are not looked at.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -140,7 +142,45 @@ def _with_attention(network: Network) -> None:
         network.layers[t] = AttentiveLayer(a, False, network.layers[t].l_out)
 
 
+class DampedBasis(torch.nn.Module):
+    """The radial basis with its n-th function divided by √n."""
+
+    def __init__(self, basis: torch.nn.Module, n_basis: int) -> None:
+        super().__init__()
+        self.basis = basis
+        self.register_buffer("factor", torch.arange(1, n_basis + 1, dtype=torch.float64)[:, None] ** -0.5, False)
+        self.factor: torch.Tensor
+
+    def forward(self, distance_ang: torch.Tensor) -> torch.Tensor:
+        damped: torch.Tensor = self.basis(distance_ang) * self.factor.to(distance_ang.dtype)
+        return damped
+
+
+class PerceptronBasis(torch.nn.Module):
+    """The radial basis and a perceptron of it, zero where the basis is: radial functions are no longer linear in it."""
+
+    def __init__(self, basis: torch.nn.Module, n_basis: int, width: int = 32) -> None:
+        super().__init__()
+        self.basis = basis
+        self.first = torch.nn.Parameter(torch.randn(n_basis, width) / sqrt(n_basis))
+        self.second = torch.nn.Parameter(0.1 * torch.randn(width, n_basis) / sqrt(width))
+
+    def forward(self, distance_ang: torch.Tensor) -> torch.Tensor:
+        basis: torch.Tensor = self.basis(distance_ang)
+        hidden = torch.nn.functional.silu(torch.einsum("ans,nw->aws", 3.0 * basis, self.first))
+        return basis + 0.5 * torch.einsum("aws,wn->ans", hidden, self.second)
+
+
+def _with_basis(kind: type[DampedBasis] | type[PerceptronBasis]) -> Callable[[Network], None]:
+    def change(network: Network) -> None:
+        network.basis = kind(network.basis, network.architecture.n_basis)
+
+    return change
+
+
 LAYERS: dict[str, Callable[[Network], None]] = {
+    "basis weighted by 1/√n": _with_basis(DampedBasis),
+    "perceptron between basis and radial functions": _with_basis(PerceptronBasis),
     "independent products": _with_products(IndependentProducts),
     "SwiGLU-S²": _with_products(SphereSwiGLU),
     "attention": _with_attention,
@@ -156,6 +196,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "three layers": {"n_layers": 3},
     "12 Bessel functions": {"n_basis": 12},
     "cutoff 4 Å": {"cutoff_ang": 4.0},
+    "5 Bessel functions": {"n_basis": 5},
+    "32 and 64 message channels": {"n_pair_channels": 32, "n_message_channels": 64},
+    "l_hidden 3, 32 whole functions": {"l_hidden": 3, "n_tensor_channels": 32},
     "128 channels, 48 whole functions, l_hidden 3": {
         "n_channels": 128,
         "n_tensor_channels": 48,
@@ -166,6 +209,13 @@ SIZES: dict[str, dict[str, Any]] = {
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "weight decay 0.1": {"weight_decay": 0.1},
     "learning rate 0.0012": {"learning_rate": 0.0012},
+    "batches of 2": {"atoms_per_batch": 30},
+    "batches of 10, learning rate 0.001": {"atoms_per_batch": 150, "learning_rate": 0.001},
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "absolute errors": {"energy_penalty": "l1", "force_penalty": "l1", "energy": 10.0, "force": 1.0},
+    "a tenth of the weight on energies": {"energy": 22.5},
+    "no loss of repulsion": {"repulsion": 0.0},
 }
 
 
@@ -181,11 +231,22 @@ class VariantTrainer(Trainer):
         return network.to(self.device, dtype)
 
 
-def variants(only: list[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Network], None] | None]]:
-    """Name -> changes of the sizes, of the optimiser, of the layers."""
-    everything = {name: (sizes, {}, None) for name, sizes in SIZES.items()}
-    everything |= {name: ({}, changes, None) for name, changes in OPTIMISERS.items()}
-    everything |= {name: ({}, {}, change) for name, change in LAYERS.items()}
+@dataclass(frozen=True)
+class Variant:
+    """What is changed of the training in benchmarks/accuracy/acac.yaml."""
+
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    optimiser: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    layers: Callable[[Network], None] | None = None
+
+
+def variants(only: list[str]) -> dict[str, Variant]:
+    """All of them by name, or only some."""
+    everything = {name: Variant(sizes=changes) for name, changes in SIZES.items()}
+    everything |= {name: Variant(optimiser=changes) for name, changes in OPTIMISERS.items()}
+    everything |= {name: Variant(loss=changes) for name, changes in LOSSES.items()}
+    everything |= {name: Variant(layers=change) for name, change in LAYERS.items()}
     return {name: variant for name, variant in everything.items() if not only or name in only}
 
 
@@ -193,16 +254,23 @@ def trainer_of(
     name: str, config: TrainingConfig, data: TrainingData, given: argparse.Namespace, folder: Path
 ) -> VariantTrainer:
     """A training of a variant that ends by the clock."""
-    sizes, optimiser, change = variants([])[name]
-    fixed = {"n_steps": 10**9, "max_seconds": given.seconds, "float64_fraction": 0.0, "validate_every": 1800}
+    variant = variants([])[name]
+    fixed = {
+        "n_steps": 10**9,
+        "max_seconds": given.seconds,
+        "float64_fraction": 0.0,
+        "validate_every": 1800,
+        "compile": False,
+    }
     config = config.model_copy(
         update={
-            "network": replace(config.network, **sizes),
-            "optimiser": config.optimiser.model_copy(update={**fixed, **optimiser}),
+            "network": replace(config.network, **variant.sizes),
+            "optimiser": config.optimiser.model_copy(update={**fixed, **variant.optimiser}),
+            "loss": config.loss.model_copy(update=dict(variant.loss)),
             "checkpoint_every_s": 1e9,
         }
     )
-    kind = type("Variant", (VariantTrainer,), {"change": staticmethod(change) if change else None})
+    kind = type("Variant", (VariantTrainer,), {"change": staticmethod(variant.layers) if variant.layers else None})
     folder.mkdir(parents=True, exist_ok=True)
     trainer: VariantTrainer = kind(config, data, folder, torch.device(given.device), TrainingProgress(1, quiet=True))
     return trainer
