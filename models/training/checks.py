@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipot.elements import SYMBOLS
+from equipot.elements import SYMBOLS, signed
 from equipot.errors import Culprit
 from equipot.models.training.frames import ARE_UNITS_RIGHT, FrameError, frame_key
 from equipot.models.training.plausibility import doubts_about
@@ -46,9 +46,8 @@ def problems_of(
                 names = ", ".join(SYMBOLS[z] if 0 < z < len(SYMBOLS) else str(z) for z in foreign)
                 found.append((i, f"has {names}, which the potential is not made for"))
     if charges is not None:
-        known = ", ".join(f"{q:+d}" if q else "0" for q in charges)
         found += [
-            (i, f"has a charge of {charge:+d} e, which the potential is not made for (it knows {known})")
+            (i, f"has a charge of {charge:+d} e, which the potential is not made for (it knows {signed(charges)})")
             for i, charge in enumerate(frames.charge.tolist())
             if charge not in charges
         ]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from equipot.calculator.plugins import CalculatorPlugin, find_calculators
 from equipot.cards import PotentialCard, Sanity, find_model, registry
-from equipot.elements import NUMBERS, SYMBOLS
+from equipot.elements import NUMBERS, SYMBOLS, signed
 from equipot.service.commands.completion import model_names
 from equipot.service.commands.display import err, out, show_json
 from equipot.service.commands.server import ApiKey, ServerIfAny, connect
@@ -147,7 +147,7 @@ def _show(card: PotentialCard) -> None:
         for heading in ("--level-of-theory", "elements", "charges"):
             table.add_column(heading, overflow="fold")
         for head, level in enumerate(card.levels):
-            charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in card.charges_of(head))
+            charges = signed(card.charges_of(head))
             table.add_row(Text(level.level_of_theory), " ".join(card.elements_of(head)), charges)
         out.print(table)
     if card.test_errors:

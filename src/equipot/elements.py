@@ -1,6 +1,8 @@
-"""Element symbols and covalent radii, without ASE."""
+"""Element symbols and covalent radii, and how formulas and charges are written; without ASE."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -35,3 +37,8 @@ def formula(numbers: np.ndarray) -> str:
     hill = [s for s in ("C", "H") if s in counts] if "C" in counts else []
     order = hill + sorted(s for s in counts if s not in hill)
     return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in order)
+
+
+def signed(charges: Iterable[int]) -> str:
+    """Charges with their signs, in their order: -1, 0, +1."""
+    return ", ".join(f"{charge:+d}" if charge else "0" for charge in charges)

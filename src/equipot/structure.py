@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from equipot.elements import NUMBERS, SYMBOLS
+from equipot.elements import NUMBERS, SYMBOLS, signed
 from equipot.errors import (
     AtomsTooCloseError,
     Culprit,
@@ -225,8 +225,7 @@ def check_against_model(
                 hint=f"It knows {', '.join(sorted(known, key=NUMBERS.__getitem__))}.",
             )
     if structure.charge_e not in (charges or (0,)):
-        known_charges = ", ".join(f"{charge:+d}" if charge else "0" for charge in sorted(charges))
-        trained = f"systems of charge {known_charges} e" if set(charges) - {0} else "neutral systems"
+        trained = f"systems of charge {signed(sorted(charges))} e" if set(charges) - {0} else "neutral systems"
         raise InvalidParameterError(
             f"The potential {model!r} was trained on {trained}; this one has a charge of {structure.charge_e:+g} e.",
             pointer=f"{pointer}/charge",
