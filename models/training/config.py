@@ -158,6 +158,11 @@ class TrainingConfig(Part):
         return self.name.replace(SEED_PLACE, str(self.seed))
 
     @property
+    def learns_stress(self) -> bool:
+        """Whether virials have a weight at any time."""
+        return self.loss.virial > 0 or bool(self.final_stage and self.final_stage.virial)
+
+    @property
     def is_reproducible(self) -> bool:
         """Whether the result is independent of how fast the machine is."""
         return self.optimiser.max_seconds == float("inf")

@@ -54,7 +54,7 @@ def models(
         calculators = [{**plugin.model_dump(mode="json"), "is_installed": plugin.is_installed} for plugin in plugins]
         show_json({"models": [card.summary() for card in cards], "calculators": calculators})
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = _table()
     for heading in ("model", "elements", "level of theory", "description"):
         table.add_column(heading, overflow="fold")
     for card in cards:
@@ -86,7 +86,7 @@ def _models_there(name: str | None, server: str, api_key: str | None, as_json: b
     if as_json:
         show_json({"models": found})
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = _table()
     for heading in ("model", "elements", "level of theory"):
         table.add_column(heading, overflow="fold")
     for card in found:
@@ -94,6 +94,10 @@ def _models_there(name: str | None, server: str, api_key: str | None, as_json: b
         levels = [level["level_of_theory"] for level in card.get("levels", ())] or [card["level_of_theory"]]
         table.add_row(names, " ".join(card["elements"]), "\n".join(levels))
     out.print(table)
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
 
 
 def _elements(symbols: tuple[str, ...]) -> str:
@@ -143,7 +147,7 @@ def _show(card: PotentialCard) -> None:
         grid.add_row(key, Text(value))
     out.print(grid)
     if len(card.levels) > 1:
-        table = Table(box=None, header_style="bold", pad_edge=False, title="levels of theory", title_justify="left")
+        table = _table("levels of theory")
         for heading in ("--level-of-theory", "elements", "charges"):
             table.add_column(heading, overflow="fold")
         for head, level in enumerate(card.levels):
@@ -151,7 +155,7 @@ def _show(card: PotentialCard) -> None:
             table.add_row(Text(level.level_of_theory), " ".join(card.elements_of(head)), charges)
         out.print(table)
     if card.test_errors:
-        table = Table(box=None, header_style="bold", pad_edge=False, title="errors on test sets", title_justify="left")
+        table = _table("errors on test sets")
         table.add_column("test set", overflow="fold")
         for heading in ("frames", "E MAE meV/atom", "E RMSE", "F MAE meV/Å", "F RMSE"):
             table.add_column(heading, justify="right")
@@ -161,13 +165,7 @@ def _show(card: PotentialCard) -> None:
             table.add_row(error.test_set, str(error.n_frames), *(f"{value:.2f}" for value in (*energies, *forces)))
         out.print(table)
     if card.uncertainty is not None:
-        table = Table(
-            box=None,
-            header_style="bold",
-            pad_edge=False,
-            title="expected errors, unseen molecules",
-            title_justify="left",
-        )
+        table = _table("expected errors, unseen molecules")
         for heading in ("tenth of the atoms", "expected meV/Å", "found"):
             table.add_column(heading, justify="right")
         for tenth, (expected, found) in enumerate(card.uncertainty.curve, 1):
@@ -196,7 +194,7 @@ def _show_sanity(sanity: Sanity) -> None:
     out.print(grid)
     if not sanity.crystals:
         return
-    table = Table(box=None, header_style="bold", pad_edge=False, title="crystals (reference)", title_justify="left")
+    table = _table("crystals (reference)")
     for heading in ("", "a, Å", "C11, GPa", "C12", "C44", "vacancy, eV", "lowest phonon, THz"):
         table.add_column(heading, justify="right")
     for symbol, crystal in sanity.crystals.items():

@@ -325,3 +325,13 @@ def test_a_training_told_to_stop_finishes_the_step_and_writes_the_state(
     assert found[0].step == 1
     with pytest.raises(InvalidParameterError, match="not finished"):
         _ = outcome.card_path
+
+
+def test_stress_is_learned_where_virials_weigh_at_any_time(settings: dict[str, Any], tmp_path: Path) -> None:
+    def learns(**changes: Any) -> bool:
+        return TrainingConfig.read(written(settings, tmp_path, **changes)).learns_stress
+
+    assert learns()
+    assert learns(loss__virial=0.0, final_stage__virial=1.0)
+    assert not learns(loss__virial=0.0)
+    assert not learns(loss__virial=0.0, final_stage__energy=40.0)
