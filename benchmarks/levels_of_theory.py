@@ -134,7 +134,7 @@ def main() -> None:
             f"{row['way']}: {row['n_steps']} steps, {row['passes']} passes, {row['seconds']} s",
             ["level of theory", "frames", "energy MAE, meV/atom", "force MAE, meV/Å"],
             [
-                [name, e["n_training"], f"{e['energy_mae_mev_per_atom']:.2f}", f"{e['force_mae_mev_per_ang']:.1f}"]
+                [name, str(e["n_training"]), f"{e['energy_mae_mev_per_atom']:.2f}", f"{e['force_mae_mev_per_ang']:.1f}"]
                 for name, e in row["levels"].items()
             ],
         )

@@ -33,8 +33,15 @@ def loss_of(network: Network, batch: Batch, loss: LossPart) -> torch.Tensor:
         total = total + loss.virial * (penalty * batch.virial_weight).sum() / batch.n_with_virial.clamp(min=1)
     if batch.n_pairs:
         push = forces[n_force + 1 :: 2, 2]  # of the second atom of each pair, away from the first
-        total = total + loss.repulsion * torch.relu(LEAST_PUSH_EV_PER_ANG - push).mean()
+        total = total + loss.repulsion * _of_missing_push(push).mean()
     return total
+
+
+def _of_missing_push(push_ev_per_ang: torch.Tensor) -> torch.Tensor:
+    """Penalty of pairs that repel too little. It grows as a logarithm: no frame holds a pair that close, so at high
+    rates some pair attracts by millions of eV/Å for a while, and its gradient must not drown that of the frames."""
+    missing = torch.relu(LEAST_PUSH_EV_PER_ANG - push_ev_per_ang) / LEAST_PUSH_EV_PER_ANG
+    return LEAST_PUSH_EV_PER_ANG * torch.log1p(missing)
 
 
 def of_stage(loss: LossPart, stage: FinalStage | None) -> LossPart:

@@ -236,7 +236,26 @@ def test_pairs_that_attract_cost_what_they_lack_of_a_push(store: FrameStore, net
     assert value_of(network, store.batch([0], torch.float64, pairs), loss) == 0.0  # ZBL pushes hard enough
     free = ClosePairs(np.array([[1, 1]]), np.array([4.999]))
     lacking = value_of(network, store.batch([0], torch.float64, free), loss)
-    assert lacking == pytest.approx(LEAST_PUSH_EV_PER_ANG, rel=0.05)
+    assert lacking == pytest.approx(LEAST_PUSH_EV_PER_ANG * np.log(2.0), rel=0.05)
+
+
+def test_a_pair_that_attracts_wildly_does_not_drown_the_frames(store: FrameStore, network: Network) -> None:
+    """Such pairs come up at high learning rates; with a loss in proportion one step in a hundred went astray."""
+    loss = LossPart(energy=0.0, force=0.0, virial=0.0, repulsion=1.0)
+    near = store.batch([0], torch.float64, ClosePairs(np.array([[6, 6]]), np.array([1.2])))
+
+    def slope(readout: float) -> tuple[float, float]:
+        wild = deepcopy(network).double()
+        with torch.no_grad():
+            wild.linear_readout -= readout  # attracts
+        value = loss_of(wild, near, loss)
+        (gradient,) = torch.autograd.grad(value, [wild.linear_readout])
+        return float(value.detach()), float(readout * gradient.norm())
+
+    (value, by_readout), (wilder_value, wilder_by_readout) = slope(1e4), slope(1e8)
+    assert value > 5 * LEAST_PUSH_EV_PER_ANG
+    assert wilder_value == pytest.approx(value + LEAST_PUSH_EV_PER_ANG * np.log(1e4), rel=0.01)
+    assert wilder_by_readout == pytest.approx(by_readout, rel=0.01)
 
 
 # ---- what changes in the course of a training
