@@ -247,7 +247,7 @@ def test_a_pair_that_attracts_wildly_does_not_drown_the_frames(store: FrameStore
     def slope(readout: float) -> tuple[float, float]:
         wild = deepcopy(network).double()
         with torch.no_grad():
-            wild.linear_readout -= readout  # attracts
+            wild.linear_readout.sub_(readout)  # attracts
         value = loss_of(wild, near, loss)
         (gradient,) = torch.autograd.grad(value, [wild.linear_readout])
         return float(value.detach()), float(readout * gradient.norm())
