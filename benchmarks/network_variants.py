@@ -6,7 +6,7 @@ exactly equivariant; messages weighed by a smooth attention; a norm of the featu
 radial functions with less or more freedom.
 
     python benchmarks/network_variants.py --data data --seconds 150 --device cuda --out variants.json
-    python benchmarks/network_variants.py --data data --seconds 450 --only "absolute errors" --out absolute.json
+    python benchmarks/network_variants.py --data data --seconds 450 --only "squared errors" --out squared.json
 
 On a GPU all of them learn side by side, in threads; on a CPU one after the other, or one in each process (--only).
 Errors are RMSE on the 50 validation frames in meV and meV/Å; the test sets are not looked at.
@@ -197,7 +197,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "12 Bessel functions": {"n_basis": 12},
     "cutoff 4 Å": {"cutoff_ang": 4.0},
     "5 Bessel functions": {"n_basis": 5},
-    "32 and 64 message channels": {"n_pair_channels": 32, "n_message_channels": 64},
+    "16 and 32 message channels": {"n_pair_channels": 16, "n_message_channels": 32},
     "l_hidden 3, 32 whole functions": {"l_hidden": 3, "n_tensor_channels": 32},
     "128 channels, 48 whole functions, l_hidden 3": {
         "n_channels": 128,
@@ -208,13 +208,21 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "weight decay 0.1": {"weight_decay": 0.1},
+    "learning rate 0.0006": {"learning_rate": 0.0006},
     "learning rate 0.0012": {"learning_rate": 0.0012},
+    "learning rate 0.0048": {"learning_rate": 0.0048},
     "batches of 2": {"atoms_per_batch": 30},
-    "batches of 10, learning rate 0.001": {"atoms_per_batch": 150, "learning_rate": 0.001},
+    "batches of 10": {"atoms_per_batch": 150},
 }
 LOSSES: dict[str, dict[str, Any]] = {
-    "absolute errors": {"energy_penalty": "l1", "force_penalty": "l1", "energy": 10.0, "force": 1.0},
-    "a tenth of the weight on energies": {"energy": 22.5},
+    "squared errors": {"energy_penalty": "l2", "force_penalty": "l2", "energy": 225.0, "force": 0.3333},
+    "squared errors, a tenth on energies": {
+        "energy_penalty": "l2",
+        "force_penalty": "l2",
+        "energy": 22.5,
+        "force": 0.3333,
+    },
+    "half the weight on energies": {"energy": 5.0},
     "no loss of repulsion": {"repulsion": 0.0},
 }
 
