@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from network_variants import VariantTrainer
 from systems import show
 
 from equipot.models.network import Network
 from equipot.models.training.config import TrainingConfig
 from equipot.models.training.datasets import TrainingData, load_training_data
-from equipot.models.training.loop import Trainer
 from equipot.models.training.progress import TrainingProgress
 
 
@@ -49,18 +49,6 @@ WAYS: dict[str, Callable[[Network], None] | None] = {
     "readouts": readouts_alone,
     "readouts and FiLM": None,
 }
-
-
-class LevelsTrainer(Trainer):
-    """A training whose levels differ in fewer places of the network."""
-
-    change: Callable[[Network], None] | None = None
-
-    def _new_network(self, dtype: torch.dtype) -> Network:
-        network = super()._new_network(dtype)
-        if self.change is not None:
-            self.change(network)
-        return network.to(self.device, dtype)
 
 
 def configuration(given: argparse.Namespace, way: str, n_steps: int) -> TrainingConfig:
@@ -84,17 +72,15 @@ def n_atoms_of(data: TrainingData) -> int:
     return sum(int(level.train.n_atoms.sum()) for level in data.levels)
 
 
-def train(way: str, given: argparse.Namespace) -> dict[str, Any]:
+def train(way: str, everything: TrainingData, given: argparse.Namespace) -> dict[str, Any]:
     """Errors of one way."""
-    everything = load_training_data(configuration(given, "", given.steps))
     n_steps, data = given.steps, everything
     if way in (ALONE, ALONE_LONGER):
         data = replace(everything, others=())
     if way == ALONE:  # as many passes over its frames
         n_steps = math.ceil(given.steps * n_atoms_of(data) / n_atoms_of(everything))
-    kind = type("Way", (LevelsTrainer,), {"change": staticmethod(WAYS[way]) if WAYS[way] else None})
     with tempfile.TemporaryDirectory() as folder:
-        trainer: LevelsTrainer = kind(
+        trainer = VariantTrainer.of(WAYS[way])(
             configuration(given, way, n_steps),
             data,
             Path(folder),
@@ -117,7 +103,7 @@ def train(way: str, given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a training with heads, its data beside where this runs")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--atoms-per-batch", type=int, default=800)
     parser.add_argument("--device", default="cpu")
@@ -126,14 +112,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("levels.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    everything = load_training_data(TrainingConfig.read(given.config, seed=given.seed))
     rows = []
     for way in given.only:
-        rows.append(train(way, given))
+        row = train(way, everything, given)
+        rows.append(row)
         given.out.write_text(json.dumps(rows, indent=1) + "\n")
-        row = rows[-1]
         show(
             f"{row['way']}: {row['n_steps']} steps, {row['passes']} passes, {row['seconds']} s",
-            ["level of theory", "frames", "energy MAE, meV/atom", "force MAE, meV/Å"],
+            ["level of theory", "training frames", "energy MAE, meV/atom", "force MAE, meV/Å"],
             [
                 [name, str(e["n_training"]), f"{e['energy_mae_mev_per_atom']:.2f}", f"{e['force_mae_mev_per_ang']:.1f}"]
                 for name, e in row["levels"].items()

@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -228,12 +228,17 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 class VariantTrainer(Trainer):
-    """A training of a network with other layers."""
+    """A training of a network that is changed when it is made."""
 
     change: Callable[[Network], None] | None = None
 
+    @classmethod
+    def of(cls, change: Callable[[Network], None] | None) -> type[VariantTrainer]:
+        """Trainings of networks with this change."""
+        return type("Variant", (cls,), {"change": staticmethod(change) if change else None})
+
     def _new_network(self, dtype: torch.dtype) -> Network:
-        network = Network(Architecture(elements=tuple(self.data.elements), **asdict(self.config.network)))
+        network = super()._new_network(dtype)
         if self.change is not None:
             self.change(network)
         return network.to(self.device, dtype)
@@ -278,10 +283,9 @@ def trainer_of(
             "checkpoint_every_s": 1e9,
         }
     )
-    kind = type("Variant", (VariantTrainer,), {"change": staticmethod(variant.layers) if variant.layers else None})
     folder.mkdir(parents=True, exist_ok=True)
-    trainer: VariantTrainer = kind(config, data, folder, torch.device(given.device), TrainingProgress(1, quiet=True))
-    return trainer
+    kind = VariantTrainer.of(variant.layers)
+    return kind(config, data, folder, torch.device(given.device), TrainingProgress(1, quiet=True))
 
 
 def _at(config: TrainingConfig, data: Path) -> TrainingConfig:
