@@ -1,4 +1,4 @@
-"""One real API process for the session, on the session's Redis, and an empty store for each test."""
+"""One real API process for the session, on a Redis of its own, and an empty store for each test."""
 
 from __future__ import annotations
 
@@ -115,6 +115,13 @@ def running_api(redis_url: str, folder: Path, **changes: Any) -> Iterator[LiveAp
             assert process.wait(10) in (0, -15)
     finally:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Another server than the other tests have: the API process tells webhooks and removes what expired by itself."""
+    with RedisServer(tmp_path_factory.mktemp("redis-of-api")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
