@@ -1,4 +1,4 @@
-"""Physical sanity of a potential as a table: python benchmarks/sanity.py [MODEL ...] [--drift-ps 10] [--write]
+"""Physical sanity of a potential as a table: python benchmarks/sanity.py [MODEL ...] [--drift-ps 50] [--write]
 
 Short-range repulsion of every pair of elements down to 0.5 Å, additivity of two molecules far apart, the drift of the
 energy in NVE dynamics, and for crystals lattice constants, elastic constants, vacancy energies and phonons. References:
@@ -19,8 +19,9 @@ from ase.build import bulk, molecule
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
+from numpy.typing import NDArray
 
-from equipot import EquipotCalculator, load_potential, run_md
+from equipot import EquipotCalculator, load_potential, run_md, singlepoint
 from equipot.cards import Crystal, CrystalCheck, Sanity, find_model, read_card
 from equipot.elements import COVALENT_RADII_ANG, NUMBERS
 from equipot.models.training.files import write_whole
@@ -38,6 +39,7 @@ CRYSTALS = {
     "W": ("bcc", 3.184, (522.4, 204.4, 160.8), 3.7),
 }
 GPA = 1.0 / units.GPa
+TIMESTEP_FS = 0.5
 
 
 def attractive_pairs(model: str) -> list[tuple[str, str, float]]:
@@ -74,16 +76,42 @@ def additivity_error_ev(model: str) -> float:
     return abs(_energy(first + apart, calculator) - _energy(first, calculator) - _energy(second, calculator))
 
 
-def drift_ev_per_atom(model: str, atoms: Atoms, duration_ps: float) -> float:
-    """Slope of a linear fit to the total energy in NVE dynamics at 0.5 fs and 300 K, times 50 ps, per atom."""
+def drift_ev_per_atom(model: str, atoms: Atoms, duration_ps: float) -> tuple[float, float]:
+    """Slope of a linear fit to the energy in NVE dynamics at 0.5 fs and 300 K, times 50 ps, per atom: of the total and
+    of the shadow energy.
+
+    Velocity Verlet keeps a shadow of the energy, not the energy, whose difference rises and falls with the vibrations
+    that happen to be excited; over tens of picoseconds of one small molecule that hides what does not come back
+    (Engle, Skeel, Drees, J. Comput. Phys. 206, 432, 2005).
+    """
+    steps_between = 100
     result = run_md(
-        atoms, model, ensemble="nve", timestep_fs=0.5, duration_ps=duration_ps, temperature_k=300.0, seed=1,
-        save_every=20, compile=True,
+        atoms, model, ensemble="nve", timestep_fs=TIMESTEP_FS, duration_ps=duration_ps, temperature_k=300.0, seed=1,
+        save_every=steps_between, compile=True,
     )[0]  # fmt: skip
     frames = list(result.trajectory)
-    energy = np.array([f.get_potential_energy() + f.get_kinetic_energy() for f in frames]) / len(atoms)
-    time_ps = np.arange(len(energy)) * 0.01
-    return float(abs(np.polyfit(time_ps, energy, 1)[0]) * 50.0)
+    total = np.array([frame.get_potential_energy() + frame.get_kinetic_energy() for frame in frames])
+    time_ps = np.arange(len(frames)) * steps_between * TIMESTEP_FS / 1000.0
+    slopes = (np.polyfit(time_ps, e / len(atoms), 1)[0] for e in (total, total + shadow_ev(model, frames)))
+    total_slope, shadow_slope = (float(abs(slope) * 50.0) for slope in slopes)
+    return total_slope, shadow_slope
+
+
+def shadow_ev(model: str, frames: list[Atoms]) -> NDArray[np.float64]:
+    """What velocity Verlet keeps, less the total energy, to second order in the time step (eV, one per frame).
+
+    h² (v·H v / 12 - f·f/m / 24) with the Hessian H of the energy, along v from central differences of the forces.
+    """
+    step, h = 0.02 * units.fs, TIMESTEP_FS * units.fs
+    moved = [frame.copy() for frame in frames for _ in range(2)]
+    for number, copy in enumerate(moved):
+        copy.positions += (1 if number % 2 else -1) * step * copy.get_velocities()
+    forces = np.array([result.forces_ev_per_ang for result in singlepoint(moved, model)])
+    velocities = np.array([frame.get_velocities() for frame in frames])
+    curvature = -(velocities * (forces[1::2] - forces[::2])).sum((1, 2)) / (2.0 * step)
+    push = np.array([(frame.get_forces() ** 2 / frame.get_masses()[:, None]).sum() for frame in frames])
+    shadow: NDArray[np.float64] = h**2 * (curvature / 12.0 - push / 24.0)
+    return shadow
 
 
 def lattice_constant(symbol: str, model: str) -> tuple[Atoms, float]:
@@ -189,9 +217,10 @@ def check(model: str, drift_ps: float) -> Sanity:
     print(f"|E(A+B far) - E(A) - E(B)|: {found.additivity_error_ev:.1e} eV")
     if drift_ps:
         system = molecule("CH3CH2OH") if {"H", "C", "O"} <= set(potential.elements) else bulk("Si", cubic=True)
-        drift = drift_ev_per_atom(model, system, drift_ps)
-        found = found.model_copy(update={"nve_drift_ev_per_atom": float(f"{drift:.1e}")})
-        print(f"NVE drift of {system.symbols}, slope x 50 ps: {drift:.1e} eV/atom")
+        total, shadow = drift_ev_per_atom(model, system, drift_ps)
+        found = found.model_copy(update={"nve_drift_ev_per_atom": float(f"{shadow:.1e}")})
+        print(f"NVE drift of {system.symbols} in {drift_ps:g} ps, slope x 50 ps: {shadow:.1e} eV/atom", end=" ")
+        print(f"({total:.1e} with what Verlet's energy swings by)")
     symbols = [symbol for symbol in CRYSTALS if symbol in potential.elements and potential.card.has_stress]
     if symbols:
         print("\n| | a, Å (PBE) | C11 | C12 | C44, GPa (experiment) | vacancy, eV (reference) | lowest phonon, THz |")
@@ -221,7 +250,7 @@ def write_on_card(model: str, sanity: Sanity) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["organic", "elements"], help="names, or paths of cards")
-    parser.add_argument("--drift-ps", type=float, default=10.0, help="length of the NVE dynamics; 0: none")
+    parser.add_argument("--drift-ps", type=float, default=50.0, help="length of the NVE dynamics; 0: none")
     parser.add_argument("--write", action="store_true", help="put what was found on the potential's card")
     arguments = parser.parse_args()
     for model in arguments.models:

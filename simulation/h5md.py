@@ -17,8 +17,8 @@ import numpy as np
 from equipot import __version__
 from equipot.errors import InvalidParameterError
 from equipot.simulation.trajectory import Frame, standard_or_own_masses_u
-from equipot.simulation.voigt import symmetric_matrix
 from equipot.units import AVOGADRO_PER_MOL, ELEMENTARY_CHARGE_C, GPA_PER_EV_PER_ANG3
+from equipot.voigt import symmetric_matrix
 
 if TYPE_CHECKING:
     import h5py

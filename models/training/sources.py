@@ -15,7 +15,7 @@ import json
 import lzma
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,25 +23,29 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from ase import units
 from ase.data import chemical_symbols
 
 from equipot.models.training.frames import Bools, Frame, FrameSet, Ints, concatenate, minimum_distances_ang
+from equipot.models.training.pressure import pressure_offset_ev_per_ang3, with_pressure
 
 ELEMENTS_LEVEL = "PBE (VASP, 520 eV)"
 MLEARN_ELEMENTS = ("Li", "Si", "Ni", "Cu", "Ge", "Mo")
 DUPLICATE_SUFFIX = ":sym_dup"
 VALIDATION_SHARE = 0.05
 VALIDATION_BLOCK = 3  # neighbouring snapshots are held out together
+SMALLEST_OFFSET_GPA = 0.5
 MIN_STRATUM = 12  # smaller kinds of frames (a dozen surfaces) are needed in training
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test frames of one data set."""
+    """Training, validation and test frames of one data set, and by what pressure the stresses of which were shifted."""
 
     train: FrameSet
     valid: FrameSet
     test: FrameSet
+    stress_shifted_by_gpa: dict[str, float]
 
 
 def read_extxyz(path: Path, level_of_theory: str, prefix: str = "") -> FrameSet:
@@ -85,16 +89,40 @@ def elements_frames(data_dir: Path) -> Splits:
     The published test files are the test set, unchanged. Validation is taken out of the published training files
     by `validation_mask`, together with every symmetry-equivalent copy of what is taken. Molybdenum at constant
     pressure up to 6000 K (`extra_AIMD_NPT`) is outside the mlearn protocol, which this set follows, and is left
-    out.
+    out. Stresses that disagree with the energies by a constant pressure are shifted by it (`pressure_offsets_gpa`).
     """
     folders = [(f"mlearn_{e}", f"mlearn_{e}:") for e in MLEARN_ELEMENTS] + [("nbmotaw", "nbmotaw:")]
     train = concatenate([_read(data_dir, name, "train", prefix) for name, prefix in folders])
     test = concatenate([_read(data_dir, name, "test", prefix) for name, prefix in folders])
     train = train.select(first_of_each(train) & ~_copied(train, test))
+    offsets_gpa = pressure_offsets_gpa(train)
+    train, test = consistent(train, offsets_gpa), consistent(test, offsets_gpa)
     held_out = validation_mask(train.config_type.tolist())
     twins = twin_classes(train)
     held_out = np.isin(twins, twins[held_out])
-    return Splits(train.select(~held_out).validate(), train.select(held_out).validate(), test)
+    return Splits(train.select(~held_out).validate(), train.select(held_out).validate(), test, offsets_gpa)
+
+
+def pressure_offsets_gpa(frames: FrameSet) -> dict[str, float]:
+    """What the stresses of each source's strained crystals lack to agree with its energies (see pressure.py), if it is
+    more than such pairs of crystals can tell.
+
+    The key is the start of the `config_type` of all its frames of that element, "mlearn_Cu:" or "nbmotaw:Mo_".
+    """
+    found = {}
+    for config_type in sorted(set(frames.config_type.tolist())):
+        if config_type.endswith("Elastic"):
+            offset = pressure_offset_ev_per_ang3(frames.select(frames.config_type == config_type))
+            if offset is not None and abs(offset) > SMALLEST_OFFSET_GPA * units.GPa:
+                found[config_type.removesuffix("Elastic")] = round(offset / units.GPa, 2)
+    return found
+
+
+def consistent(frames: FrameSet, offsets_gpa: Mapping[str, float]) -> FrameSet:
+    """The same frames, each source's stresses of an element shifted by its pressure offset."""
+    for source, offset_gpa in offsets_gpa.items():
+        frames = with_pressure(frames, np.char.startswith(frames.config_type, source), offset_gpa * units.GPa)
+    return frames
 
 
 def _read(data_dir: Path, name: str, part: str, prefix: str) -> FrameSet:
@@ -226,6 +254,7 @@ def write_elements(data_dir: Path, out_dir: Path) -> dict[str, Any]:
         "level_of_theory": ELEMENTS_LEVEL,
         "sources": "mlearn (BSD-3), snap Nb-Mo-Ta-W (BSD-3), JARVIS/ALIGNN copies of Cu and Ni (public domain)",
         "splits": files,
+        "stress_shifted_by_gpa": splits.stress_shifted_by_gpa,
         "free_atoms_ev": free_atoms_ev(data_dir, elements),
         "minimum_distance_ang": {
             f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4) for (a, b), d in distances.items()

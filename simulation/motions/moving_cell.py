@@ -18,9 +18,9 @@ from equipot.params import RelaxParams
 from equipot.simulation.motions.base import Bodies, State, dot
 from equipot.simulation.motions.coordinates import Coordinates, times
 from equipot.simulation.motions.symmetry import Symmetry
-from equipot.simulation.voigt import symmetric_matrix
 from equipot.structure import Structure
 from equipot.units import GPA_PER_EV_PER_ANG3
+from equipot.voigt import symmetric_matrix
 
 ONE = np.eye(3)
 LARGEST_STRETCH = 10.0  # of any length in the cell, or its inverse: beyond, the cell has exploded or collapsed

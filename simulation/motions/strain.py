@@ -18,8 +18,8 @@ import numpy as np
 
 from equipot.simulation.motions.base import dot
 from equipot.simulation.motions.noise import Stream, normals
-from equipot.simulation.voigt import symmetric_matrix
 from equipot.units import EV_PER_U_ANG2_PER_FS2
+from equipot.voigt import symmetric_matrix
 
 
 class Flow(Protocol):

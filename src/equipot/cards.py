@@ -107,7 +107,7 @@ class Sanity(Card):
 
     `attractive_pairs`: two elements and the distance (Å) from which on they attract each other below 0.65 of a bond,
     down to 0.5 Å; `additivity_error_ev` is |E(A + B, 30 Å apart) - E(A) - E(B)|; `nve_drift_ev_per_atom` the slope of a
-    linear fit to the total energy at steps of 0.5 fs, times 50 ps.
+    linear fit to what velocity Verlet keeps, to second order in its step of 0.5 fs, times 50 ps.
     """
 
     attractive_pairs: list[tuple[str, str, float]]
