@@ -29,4 +29,4 @@ if __name__ == "__main__":
     document = relax_job(bulk("Mo", cubic=True, a=3.1), fmax=0.02)
     print(document["results"]["energy"], "eV", document["parameters"])
     assert document["converged"]
-    assert document["parameters"]["model"] == "elements-1"
+    assert document["parameters"]["model"] == "elements-2"

@@ -172,7 +172,7 @@ def test_a_cif_is_dropped_looked_at_relaxed_watched_and_fetched(
     measured = frames_of(student_cif)[0].get_distance(0, 1)
     assert f"{measured:.3f} Å" in page.inner_text(".viewer-readout")
 
-    page.select_option(".run select >> nth=0", "elements-1")
+    page.select_option(".run select >> nth=0", "elements-2")
     visit.set("fmax_ev_per_ang", "0.02")
     visit.until("document.querySelector('.estimate').textContent.includes('8 atoms')")
     job_id = visit.start()

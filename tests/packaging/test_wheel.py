@@ -20,7 +20,7 @@ from equipot import __version__
 from equipot.service.redis_server import RedisServer
 
 LAYERS = ["calculator", "models", "service", "simulation"]
-SHIPPED_POTENTIALS = ["organic-1", "organic-3", "elements-1"]
+SHIPPED_POTENTIALS = ["organic-1", "organic-3", "elements-1", "elements-2"]
 
 START_S = 60.0  # for the API on a busy machine
 
