@@ -427,7 +427,7 @@ def test_models_are_listed_with_their_elements_and_shown_with_their_limits(in_pr
     for words in ("models", "models organic-3"):  # every level that can be asked for
         assert "wB97M-D3(BJ)/def2-TZVPPD" in in_process(*words.split()).stdout
     assert "of 45 pairs of elements attract at short range" in in_process("models", "organic").stdout
-    assert "5.468 (5.469)" in in_process("models", "elements").stdout  # silicon beside PBE
+    assert "5.469 (5.469)" in in_process("models", "elements").stdout  # silicon beside PBE
     listed = json.loads(in_process("models", "--json").stdout)
     assert "tiny-1" in [model["name"] for model in listed["models"]]
     assert [calculator["name"] for calculator in listed["calculators"] if not calculator["requires"]] == ["emt"]
