@@ -229,7 +229,7 @@ def test_the_expected_error_grows_away_from_what_was_learned(trained: tuple[Path
     assert errors[0] is not None
     assert errors[1] is not None
     assert errors[1] > errors[0]
-    assert load_potential("elements-1").uncertainty is None
+    assert load_potential("elements").uncertainty is None
 
 
 @pytest.mark.filterwarnings("ignore::equipot.calculator.base.OutsideTrainingDomainWarning")
